@@ -1,0 +1,61 @@
+"""The ``kiwi-id`` command: one module per subcommand, imported only when it is the one asked for.
+
+Each command module exports ``add_arguments(parser)`` and ``run(args) -> int`` (an exit code, see :class:`kiwi_id.errors.Exit`).
+Lazy imports keep ``kiwi-id health`` and ``kiwi-id --version`` fast: container engines call them every few seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from kiwi_id import __version__
+from kiwi_id.errors import Exit, KiwiError
+
+COMMANDS = {
+    "run": "run Kiwi ID: supervise kanidmd and serve the front (init of a container, or a service)",
+    "dev": "run a temporary instance with demo users, ready to log in; needs nothing",
+    "init": "write a working instance: configuration, certificates, keys, pin",
+    "check": "tell everything that would stop a start",
+    "pin": "record the version and checksum of the kanidmd found here",
+    "reload": "ask a running Kiwi ID to reload its configuration",
+    "status": "show what a running Kiwi ID is doing",
+    "health": "probe a running Kiwi ID; for container health checks",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse exits 2; sysexits wants 64
+        self.print_usage(sys.stderr)
+        self.exit(Exit.USAGE, f"{self.prog}: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit code. ``argv`` defaults to the process's arguments without the program's name."""
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = _Parser(prog="kiwi-id", description="Kiwi ID: the identity front of KiwiStack, over an unmodified Kanidm.")
+    parser.add_argument("--version", action="version", version=f"kiwi-id {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    wanted = next((word for word in arguments if not word.startswith("-")), "")
+    module = None
+    for name, help_text in COMMANDS.items():
+        command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
+        if name == wanted:
+            module = import_module(f"kiwi_id.cli.{name}")
+            module.add_arguments(command)
+    args = parser.parse_args(arguments)
+    assert module is not None  # argparse has refused every other command
+    try:
+        code: int = module.run(args)
+    except KiwiError as error:
+        sys.stderr.write(f"kiwi-id {args.command}: {error.diagnostics()}\n")
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output has left; not an error of ours
+        return Exit.FAILURE
+    return code
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config FILE``, which every command that reads config.toml takes."""
+    parser.add_argument("--config", metavar="FILE", help="config file (default: $KIWI_CONFIG, else /etc/kiwi/config.toml)")

@@ -1,0 +1,174 @@
+"""The value types of config.toml: durations, addresses, networks, sizes; each parser says what it allows when it refuses."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SIZE = re.compile(r"(\d+)\s*(|B|KiB|MiB|GiB)")
+_SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+
+
+class Refused(Exception):
+    """A value that cannot be used: ``found`` (safe to print), ``allowed`` and ``fix`` are words for a person."""
+
+    def __init__(self, found: str, allowed: str, fix: str = "") -> None:
+        super().__init__(f"found {found}; allowed: {allowed}")
+        self.found, self.allowed, self.fix = found, allowed, fix
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A TCP address; ``host`` is an IP address or name without brackets, ``port`` 0–65535 (0: let the kernel choose)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def shown(value: object) -> str:
+    """Return ``value`` with its TOML type, shortened to fit a line, for the *found* part of an error."""
+    names = {bool: "boolean", int: "integer", float: "float", str: "string", list: "array", dict: "table"}
+    text = repr(value) if not isinstance(value, str) else f'"{value}"'
+    text = text if len(text) <= 60 else text[:57] + "…"
+    return f"{text} ({names.get(type(value), type(value).__name__)})"
+
+
+def duration(value: Any, *, low: float = 0.0, high: float = 86400.0 * 3650) -> float:
+    """Parse ``"5s"``, ``"1m30s"``, ``"250ms"`` into seconds; ``low`` and ``high`` bound it, in seconds. Raises Refused."""
+    allowed = f'a string such as "250ms", "5s", "1m30s", "2h", from {_plain(low)} to {_plain(high)}'
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise Refused(shown(value), allowed, f'Write it with a unit: "{value}s".')
+    if not isinstance(value, str):
+        raise Refused(shown(value), allowed)
+    position, seconds, previous = 0, 0.0, float("inf")
+    while position < len(value):
+        part = _DURATION_PART.match(value, position)
+        # Units must fall (1m30s, not 30s1m), so that "5m5m" or "5s1h" is a typo that is told, not a sum.
+        if part is None or _UNITS[part[2]] >= previous:
+            raise Refused(shown(value), allowed)
+        previous = _UNITS[part[2]]
+        seconds += float(part[1]) * previous
+        position = part.end()
+    if not value or not low <= seconds <= high:
+        raise Refused(shown(value), allowed)
+    return seconds
+
+
+def _plain(seconds: float) -> str:
+    for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g}{unit}"
+    return f"{seconds * 1000:g}ms"
+
+
+def size(value: Any, *, low: int = 0, high: int = 1 << 40) -> int:
+    """Parse an integer number of bytes, or ``"64KiB"``, ``"30MiB"``, into bytes. Raises Refused."""
+    allowed = f'bytes as an integer or a string such as "64KiB" or "30MiB", from {low} to {high}'
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        value = int(match[1]) * _SIZES[match[2]]
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise Refused(shown(value), allowed)
+    return value
+
+
+def integer(value: Any, *, low: int, high: int) -> int:
+    """Check an integer within bounds. Raises Refused."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise Refused(shown(value), f"an integer from {low} to {high}")
+    return value
+
+
+def boolean(value: Any) -> bool:
+    """Check a TOML boolean. Raises Refused."""
+    if not isinstance(value, bool):
+        raise Refused(shown(value), "true or false, without quotes")
+    return value
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """Return a parser that accepts exactly the given words."""
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise Refused(shown(value), ", ".join(f'"{choice}"' for choice in choices))
+        return value
+
+    return parse
+
+
+def path(value: Any) -> Path:
+    """Check an absolute path: a daemon's working directory is nobody's to rely on. Raises Refused."""
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
+        raise Refused(shown(value), "an absolute path", "Write the path from the root, such as /etc/kiwi/….")
+    return Path(value)
+
+
+def optional_path(value: Any) -> Path | None:
+    """Like :func:`path`; the empty string means *none*. Raises Refused."""
+    return None if value == "" else path(value)
+
+
+def address(value: Any, *, any_port: bool = True) -> Address:
+    """Parse ``host:port``, with IPv6 hosts in brackets as in ``[::1]:8443``. Raises Refused."""
+    allowed = '"host:port", such as "10.10.20.10:8443" or "[::1]:8443"'
+    if not isinstance(value, str):
+        raise Refused(shown(value), allowed)
+    host, colon, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    inner = host[1:-1] if bracketed else host
+    fix = ""
+    if ":" in inner and not bracketed:
+        fix = "Put the IPv6 address in brackets."
+    elif not (colon and port.isascii() and port.isdigit() and int(port) <= 65535 and (any_port or int(port) > 0)):
+        fix = "Give a port number from 1 to 65535 after a colon."
+    elif bracketed or re.fullmatch(r"[\d.]+", inner):
+        try:
+            ipaddress.ip_address(inner)
+        except ValueError as error:
+            fix = f"{error}."
+    elif not re.fullmatch(r"(?!-)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*", inner):
+        fix = "Give a host name or an IP address before the colon."
+    if fix:
+        raise Refused(shown(value), allowed, fix)
+    return Address(inner, int(port))
+
+
+def https_address(value: Any) -> Address:
+    """Parse ``https://host:port`` without path or credentials: Kanidm speaks nothing but TLS. Raises Refused."""
+    allowed = '"https://host:port", such as "https://127.0.0.1:8443"'
+    if not isinstance(value, str):
+        raise Refused(shown(value), allowed)
+    parts = urlsplit(value)
+    if parts.scheme != "https":
+        raise Refused(shown(value), allowed, "Kanidm listens with TLS only: the address must begin with https://.")
+    if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise Refused(f'"https://{parts.netloc.rpartition("@")[2]}…" (string)', allowed, "Leave out user, path and query.")
+    return address(parts.netloc if parts.port else parts.netloc + ":443", any_port=False)
+
+
+def networks(value: Any) -> tuple[Network, ...]:
+    """Parse an array of addresses or CIDR networks, such as ``["10.10.20.1", "fd00::/8"]``. Raises Refused."""
+    allowed = 'an array of addresses or networks, such as ["10.10.20.1", "fd00:20::/64"]'
+    if not isinstance(value, list):
+        raise Refused(shown(value), allowed)
+    found: list[Network] = []
+    for item in value:
+        try:
+            if not isinstance(item, str):
+                raise ValueError("not a string")
+            found.append(ipaddress.ip_network(item))
+        except ValueError as error:
+            raise Refused(shown(item), allowed, f"{error}.") from None
+    return tuple(found)
