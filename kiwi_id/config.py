@@ -203,9 +203,7 @@ def _nearest(name: str, prefix: str, known: dict[str, str]) -> str:
     return f"Did you mean '{known[close[0]]}{close[0]}'?" if close else "Remove it; docs/configuration.md lists all keys."
 
 
-def _contradictions(
-    found: dict[str, Any], limits: dict[str, Any], file: Path, lines: dict[str, int]
-) -> list[Problem]:
+def _contradictions(found: dict[str, Any], limits: dict[str, Any], file: Path, lines: dict[str, int]) -> list[Problem]:
     problems: list[Problem] = []
 
     def refuse(key: str, what: str, allowed: str, fix: str) -> None:

@@ -1,0 +1,251 @@
+"""The child task: start kanidmd, find out when it is ready, restart it when it ends, stop it when asked.
+
+Restart policy: an exit nobody asked for is a failure whatever its code (kanidmd ends with 0 when its listener dies). People are
+waiting at the gate, so the first restart is immediate; only *short lives*, which end before readiness or within a second after
+it, back off, and a row of them gives up, so that the orchestrator sees what we cannot mend.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import trio
+
+from kiwi_id.errors import ChildUnavailable, ConfigError
+from kiwi_id.logs import LEVELS, Log, redact
+from kiwi_id.reaper import ChildProcess, Reaper
+from kiwi_id.state import ChildState, ChildStatus
+
+log = Log("child")
+output_log = Log("kanidmd")
+
+FIRST_POLL = 0.02
+SLOWEST_POLL = 0.08
+LONG_LIFE = 1.0
+FIRST_BACKOFF = 0.1
+SLOWEST_BACKOFF = 30.0
+# A TERM that reaches kanidmd 1.5.0 within 5 s of a HUP is lost (its HUP arm sleeps, server/daemon/src/main.rs): say it again.
+TERM_AGAIN = 5.0
+# What a hung child gets to end by itself before it is killed. It has not answered for a whole health_check_timeout.
+HUNG_GRACE = 3.0
+TAIL_LINES = 20
+_LONGEST_LINE = 8192
+
+
+@dataclass(frozen=True)
+class ChildSettings:
+    """What the child task reads anew before each decision: times in seconds, ``restart_limit`` short lives in a row."""
+
+    start_timeout: float
+    restart_limit: int
+
+
+class Child:
+    """kanidmd under supervision. ``run`` is the task; ``stop``, ``restart`` and ``hang_up`` are what the siblings may ask."""
+
+    def __init__(
+        self,
+        *,
+        argv: Callable[[], Awaitable[list[str]]],
+        status: ChildStatus,
+        reaper: Reaper,
+        probe: Callable[[], Awaitable[None]],
+        settings: Callable[[], ChildSettings],
+        environ: Mapping[str, str],
+        keep_fds: tuple[int, ...] = (),
+    ) -> None:
+        """``argv`` checks the binary and returns the command line, or raises ConfigError; ``probe`` raises when not ready.
+
+        ``keep_fds`` are inherited by the child: the lock beside the database lives as long as whoever uses the database.
+        """
+        self.status = status
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._argv, self._reaper, self._probe, self._settings = argv, reaper, probe, settings
+        # Every KANIDM_* variable overrides server.toml (server/core/src/config.rs), which is the file we have checked.
+        self._env = {name: value for name, value in environ.items() if not name.startswith("KANIDM_")}
+        self._keep_fds = keep_fds
+        self._process: ChildProcess | None = None
+        self._stopping = trio.Event()
+        self._short_lives = 0
+        self._was_ready = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep kanidmd alive until ``stop``. Raises ChildUnavailable when that cannot be done; leaves no process behind."""
+        try:
+            while not self._stopping.is_set():
+                process = await self._start()
+                task_status.started()
+                task_status = trio.TASK_STATUS_IGNORED
+                reason, short = await self._live(process)
+                if not self._stopping.is_set():
+                    await self._back_off(reason, short)
+        finally:
+            if self._process is not None:
+                with trio.move_on_after(HUNG_GRACE + 1, shield=True):
+                    await self.end(grace=HUNG_GRACE)
+            if self.status.state in (ChildState.STOPPING, ChildState.FAILED):
+                self.status.transition(ChildState.STOPPED, "no process is left")
+
+    async def _start(self) -> ChildProcess:
+        try:
+            argv = await self._argv()
+            process = self._reaper.spawn(argv, env=self._env, pass_fds=self._keep_fds)
+        except (ConfigError, OSError) as error:
+            self.status.transition(ChildState.FAILED, "the binary cannot be started")
+            if isinstance(error, ConfigError):
+                raise
+            raise ChildUnavailable(f"cannot start kanidmd: {error}") from error
+        self._process, self.status.pid = process, process.pid
+        self.status.transition(ChildState.STARTING, "spawned")
+        return process
+
+    async def _live(self, process: ChildProcess) -> tuple[str, bool]:
+        """Watch one life of the child to its end; return how it ended and whether it was a short one."""
+        began = trio.current_time()
+        ready_at: float | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._relog, process)
+            with trio.CancelScope() as until_end:
+                nursery.start_soon(_cancel_when, process.ended, until_end)
+                with trio.move_on_after(self._settings().start_timeout):
+                    await self._poll_ready()
+                    ready_at = trio.current_time()
+                    self._was_ready = True
+                    if self.status.state is ChildState.STARTING:
+                        self.status.transition(ChildState.READY, "answered", after_ms=round((ready_at - began) * 1000))
+                if ready_at is None:
+                    await self._never_ready()
+                await process.ended.wait()
+            if self._stopping.is_set():
+                await process.ended.wait()
+            # Grandchildren may hold the pipe open for ever; what the child itself wrote is there already.
+            nursery.cancel_scope.deadline = trio.current_time() + 0.2
+        self._process = None
+        self.status.ended()
+        lived = trio.current_time() - (ready_at if ready_at is not None else began)
+        return process.describe_exit(), ready_at is None or lived < LONG_LIFE
+
+    async def _poll_ready(self) -> None:
+        delay = FIRST_POLL
+        while True:
+            try:
+                await self._probe()
+            except Exception as error:  # noqa: BLE001 - refused, half-open, wrong certificate: all mean "not yet"
+                log.trace("not ready", error=str(error))
+            else:
+                return
+            await trio.sleep(delay)
+            delay = min(delay * 1.5, SLOWEST_POLL)
+
+    async def _never_ready(self) -> None:
+        seconds = self._settings().start_timeout
+        if not self._was_ready:
+            raise ChildUnavailable(
+                f"kanidmd did not answer within health_check_timeout ({seconds:g} s) after its start", list(self.tail)
+            )
+        log.error("the child did not become ready; ending it", seconds=seconds)
+        await self.end(grace=HUNG_GRACE)
+
+    async def _relog(self, process: ChildProcess) -> None:
+        """Log what the child prints, line by line and redacted; close the pipe at the end."""
+        async with trio.lowlevel.FdStream(process.output) as pipe:
+            rest = b""
+            async for part in pipe:
+                *lines, rest = (rest + part).split(b"\n")
+                for line in lines:
+                    self._log_line(line)
+                if len(rest) > _LONGEST_LINE:
+                    self._log_line(rest)
+                    rest = b""
+            if rest:
+                self._log_line(rest)
+
+    def _log_line(self, raw: bytes) -> None:
+        line = redact(raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip())
+        if line:
+            self.tail.append(line)
+            # Kanidm marks its own errors; everything else it prints is detail that a person asks for by log_level.
+            level = "error" if "[error]" in line.lower() or "🚨" in line else "info"
+            output_log.log(LEVELS[level], line)
+
+    async def _back_off(self, reason: str, short: bool) -> None:
+        self._short_lives = self._short_lives + 1 if short else 0
+        limit = self._settings().restart_limit
+        self.status.restarts += 1
+        if self._short_lives >= limit:
+            self.status.transition(ChildState.FAILED, f"{self._short_lives} short lives in a row")
+            raise ChildUnavailable(
+                f"kanidmd ended {self._short_lives} times in a row before or just after it was ready (last: {reason}); giving up",
+                list(self.tail),
+            )
+        delay = 0.0
+        if self._short_lives > 1:
+            # Jitter, so that replicas that fail for one reason do not come back in step.
+            delay = min(FIRST_BACKOFF * 2 ** (self._short_lives - 2), SLOWEST_BACKOFF) * random.uniform(0.8, 1.2)  # noqa: S311
+        self.status.transition(ChildState.BACKOFF, reason, restart_in_ms=round(delay * 1000), short_lives=self._short_lives)
+        with trio.move_on_after(delay):
+            await self._stopping.wait()
+
+    def hang_up(self) -> bool:
+        """Send SIGHUP, so that kanidmd reads its TLS files anew; return False when it is not ready (an early HUP kills it)."""
+        if self._process is None or not self.status.serving:
+            return False
+        self._signal(signal.SIGHUP)
+        return True
+
+    async def restart(self, reason: str) -> None:
+        """End the child, hung or not; the task then restarts it by its policy."""
+        log.warn("ending the child to restart it", reason=reason)
+        await self.end(grace=HUNG_GRACE)
+
+    async def stop(self, *, grace: float) -> None:
+        """Stop for good: TERM, again every 5 s, and KILL after ``grace`` seconds."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        self.status.transition(ChildState.STOPPING, "asked to")
+        await self.end(grace=grace)
+
+    async def end(self, *, grace: float) -> None:
+        """End the current process and its group and wait until it is reaped; at most ``grace`` seconds and a moment."""
+        process = self._process
+        if process is None:
+            return
+        try:
+            with trio.move_on_after(grace):
+                while True:
+                    self._signal(signal.SIGTERM)
+                    self._signal(signal.SIGCONT)  # a stopped process would not see the TERM
+                    with trio.move_on_after(TERM_AGAIN):
+                        await process.ended.wait()
+                        return
+        finally:
+            if not process.ended.is_set():
+                log.warn("killing the child: it did not end in time", pid=process.pid, grace=grace)
+                self.kill()
+                with trio.move_on_after(1, shield=True):
+                    await process.ended.wait()
+
+    def kill(self) -> None:
+        """Kill the process group at once."""
+        if self._process is not None and not self._process.ended.is_set():
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        process = self._process
+        # Unreaped, so the pid is still this child's: only our reaper frees it.
+        if process is not None and not process.ended.is_set():
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, number)
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

@@ -1,0 +1,61 @@
+"""One question to kanidmd, on a connection of its own: ``GET /status`` over the pinned TLS.
+
+``/status`` is a constant ``true`` that no database stands behind (server/core/src/https/mod.rs), but only a booted kanidmd
+listens at all: its listener binds after the migrations. A connection of its own is the point: it proves that the accept loop
+and the TLS set-up work, which a kept-alive connection does not.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+import trio
+
+from kiwi_id.kanidm.pin import UpstreamPin
+from kiwi_id.values import Address
+
+_REQUEST = b"GET /status HTTP/1.1\r\nHost: %s\r\nUser-Agent: kiwi-id-probe\r\nConnection: close\r\n\r\n"
+_MOST = 16384
+
+
+class ProbeFailed(Exception):
+    """kanidmd did not answer as it should; the message says how."""
+
+
+async def probe(address: Address, pin: UpstreamPin, *, timeout: float) -> None:
+    """Ask once, within ``timeout`` seconds. Raises ProbeFailed."""
+    try:
+        with trio.fail_after(timeout):
+            stream = await connect(address, pin)
+            async with stream:
+                await stream.send_all(_REQUEST % str(address).encode())
+                answer = b""
+                while b"\r\n" not in answer and len(answer) < _MOST:
+                    part = await stream.receive_some()
+                    if not part:
+                        break
+                    answer += part
+    except trio.TooSlowError:
+        raise ProbeFailed(f"no answer within {timeout:g} s") from None
+    except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
+        raise ProbeFailed(str(error.__cause__ or error)) from None
+    status = answer.split(b"\r\n", 1)[0].split(b" ")
+    if len(status) < 2 or status[0] != b"HTTP/1.1" or status[1] != b"200":
+        raise ProbeFailed("an answer that is not 200")
+
+
+async def connect(address: Address, pin: UpstreamPin) -> trio.SSLStream[trio.SocketStream]:
+    """Open a pinned TLS connection, handshake done. Bound it with a cancel scope.
+
+    Raises OSError when nothing listens, trio.BrokenResourceError or ssl.SSLError (PinMismatch among them) when TLS fails.
+    """
+    tcp = await trio.open_tcp_stream(address.host, address.port)
+    stream = trio.SSLStream(tcp, pin.context, server_hostname=address.host, https_compatible=True)
+    try:
+        await stream.do_handshake()
+        connection = stream._ssl_object  # type: ignore[attr-defined]  # noqa: SLF001 - Trio offers no getter for the object
+        pin.check(connection)
+    except BaseException:
+        await trio.aclose_forcefully(stream)
+        raise
+    return stream

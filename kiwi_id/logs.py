@@ -1,0 +1,175 @@
+"""Logging: JSON lines (or colour on a terminal) on stderr, and JSON lines in a file; secrets redacted before they are written.
+
+Built on :mod:`logging`, so that Trio's, Quart's and Hypercorn's own records come out in the same form. Our code logs a constant
+message and keyword fields (``log.info("ready", pid=7)``): a constant can be searched for, a field can be counted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+TRACE = 5
+LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG, "trace": TRACE}
+_NAMES = {logging.CRITICAL: "error", **{number: name for name, number in LEVELS.items()}}
+_COLOURS = {"error": "31", "warn": "33", "info": "32", "debug": "36", "trace": "90"}
+
+# What kanidmd prints holds whole URIs with the OAuth2 query (server/core/src/https/trace.rs), and at debug level more still.
+_SECRETS = [
+    (re.compile(r"\?[^\s\"'<>|]+=[^\s\"'<>|]*"), "?[redacted]"),
+    (re.compile(r"\beyJ[\w-]{8,}(?:\.[\w-]*)+"), "[token]"),
+    (re.compile(r"\bgAAAA[\w-]{20,}=*"), "[token]"),
+    (
+        re.compile(
+            r"(?i)\b(password|passwd|secret|token|code|code_verifier|cookie|authorization|bearer|totp)"
+            r"(\"?\s*[=:]\s*\"?)(?:Some\(\"?)?(?:(?:bearer|basic)\s+)?[^\s\",;)}|]{4,}"
+        ),
+        r"\1\2[redacted]",
+    ),
+]
+
+
+def redact(text: str) -> str:
+    """Return ``text`` without query strings, JWTs, Fernet tokens and values that stand behind a secret's name."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+class Log:
+    """A logger of one component; ``fields`` become members of the JSON line."""
+
+    def __init__(self, component: str) -> None:
+        self._logger = logging.getLogger(f"kiwi_id.{component}")
+
+    def enabled(self, level: int) -> bool:
+        """Tell whether a record of this level would be written, to save the work of making it."""
+        return self._logger.isEnabledFor(level)
+
+    def log(self, level: int, message: str, **fields: Any) -> None:
+        """Log ``message`` at a numeric level."""
+        if self._logger.isEnabledFor(level):
+            self._logger.log(level, message, extra={"fields": fields})
+
+    def error(self, message: str, **fields: Any) -> None:
+        """Log something that is broken and needs a person."""
+        self.log(logging.ERROR, message, **fields)
+
+    def warn(self, message: str, **fields: Any) -> None:
+        """Log something that works still but should be looked at."""
+        self.log(logging.WARNING, message, **fields)
+
+    def info(self, message: str, **fields: Any) -> None:
+        """Log a change of state or a request served."""
+        self.log(logging.INFO, message, **fields)
+
+    def debug(self, message: str, **fields: Any) -> None:
+        """Log a decision that explains a behaviour."""
+        self.log(logging.DEBUG, message, **fields)
+
+    def trace(self, message: str, **fields: Any) -> None:
+        """Log each step."""
+        self.log(TRACE, message, **fields)
+
+    def exception(self, message: str, error: BaseException, **fields: Any) -> None:
+        """Log an unexpected error with its traceback: a bug of ours."""
+        if self._logger.isEnabledFor(logging.ERROR):
+            info = (type(error), error, error.__traceback__)
+            self._logger.error(message, extra={"fields": fields}, exc_info=info)
+
+
+def _parts(record: logging.LogRecord) -> tuple[str, str, str, str, dict[str, Any]]:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    stamp = f"{seconds}.{int(record.created * 1000 % 1000):03d}Z"
+    level = _NAMES.get(record.levelno, "info")
+    ours = record.name.startswith("kiwi_id.")
+    component = record.name[8:] if ours else record.name
+    fields: dict[str, Any] = dict(getattr(record, "fields", {}))
+    message = record.getMessage() if ours else redact(record.getMessage())
+    if record.exc_info and record.exc_info[0] is not None:
+        # The traceback's own text may quote data (an h11 error quotes bytes of a request), so it is redacted as foreign.
+        fields["traceback"] = redact(logging.Formatter().formatException(record.exc_info))
+    return stamp, level, component, message, fields
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: ``ts`` (RFC 3339, UTC), ``level``, ``component``, ``msg`` and the record's fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without its newline."""
+        stamp, level, component, message, fields = _parts(record)
+        entry = {"ts": stamp, "level": level, "component": component, "msg": message, **fields}
+        return json.dumps(entry, ensure_ascii=False, default=str, separators=(",", ":"))
+
+
+class ConsoleFormatter(logging.Formatter):
+    """A line for a person: time, level, component, message, ``key=value`` fields; with colour when asked."""
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self._colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line (and a traceback's lines) without its newline."""
+        stamp, level, component, message, fields = _parts(record)
+        traceback = fields.pop("traceback", None)
+        tail = "".join(f" {name}={_short(value)}" for name, value in fields.items())
+        word = f"{level:<5}"
+        if self._colour:
+            word = f"\033[{_COLOURS[level]}m{word}\033[0m"
+            component, tail = f"\033[1m{component}\033[0m", f"\033[90m{tail}\033[0m"
+        line = f"{stamp[11:23]} {word} {component}: {message}{tail}"
+        return f"{line}\n{traceback}" if traceback else line
+
+
+def _short(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return f'"{text}"' if " " in text else text
+
+
+class _QuietStream(logging.StreamHandler[Any]):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop the record: a full disk or a closed pipe must not end logins, and there is nowhere left to say so."""
+
+
+class _QuietFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop the record, as above; stderr still has it."""
+
+
+def _file_handler(file: Path) -> logging.Handler:
+    # 0640 and not the umask's choice: request logs hold user names and addresses.
+    file.touch(mode=0o640, exist_ok=True)
+    handler = _QuietFile(file, encoding="utf-8")
+    handler.setFormatter(JsonFormatter())
+    return handler
+
+
+def configure(level: str, style: str = "auto", file: Path | None = None) -> None:
+    """Set up (or, on a reload, replace) all log output; ``file`` is opened anew each time, so that it can be rotated.
+
+    ``style``: ``json``, ``console``, or ``auto`` (console on a terminal). Raises OSError when ``file`` cannot be opened; the
+    previous output then stays as it was.
+    """
+    logging.addLevelName(TRACE, "TRACE")
+    handlers: list[logging.Handler] = []
+    if file is not None:
+        handlers.append(_file_handler(file))
+    stream = _QuietStream(sys.stderr)
+    terminal = sys.stderr.isatty()
+    console = style == "console" or (style == "auto" and terminal)
+    stream.setFormatter(ConsoleFormatter(colour=terminal) if console else JsonFormatter())
+    handlers.append(stream)
+    root = logging.getLogger()
+    old = root.handlers[:]
+    root.handlers[:] = handlers
+    for handler in old:
+        handler.close()
+    # Libraries at warning and above only: their debug output quotes headers, that is, cookies and tokens.
+    root.setLevel(logging.WARNING)
+    logging.getLogger("kiwi_id").setLevel(LEVELS[level])

@@ -1,0 +1,86 @@
+"""The state of the Kanidm child: named states, one ``transition`` that logs each change, and a way to wait for readiness."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import trio
+
+from kiwi_id.logs import Log
+
+log = Log("child")
+
+
+class ChildState(Enum):
+    """Where the child is in its life; the values stand in logs and ``/healthz``."""
+
+    STARTING = "starting"
+    READY = "ready"
+    UNHEALTHY = "unhealthy"
+    BACKOFF = "backoff"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+_S = ChildState
+_ALLOWED: dict[ChildState, frozenset[ChildState]] = {
+    _S.STOPPED: frozenset({_S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.STARTING: frozenset({_S.READY, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.READY: frozenset({_S.UNHEALTHY, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.UNHEALTHY: frozenset({_S.READY, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.STOPPING: frozenset({_S.STOPPED}),
+    _S.FAILED: frozenset({_S.STOPPING, _S.STOPPED}),
+}
+# An unhealthy child is still asked: it may be slow only, and a slow answer is worth more than a refusal.
+_SERVING = frozenset({_S.READY, _S.UNHEALTHY})
+
+
+class ChildStatus:
+    """What is known of the child: ``state``, ``pid``, ``version``, ``restarts``, and when it last became what it is.
+
+    ``on_exit`` callbacks run, in the child's task, each time a life of the child ends (the upstream pool empties itself there).
+    """
+
+    def __init__(self) -> None:
+        self.state = ChildState.STOPPED
+        self.pid: int | None = None
+        self.version = ""
+        self.tested = True
+        self.restarts = 0
+        self.since = time.time()
+        self.on_exit: list[Callable[[], None]] = []
+        self._serving = trio.Event()
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests can be sent to the child now."""
+        return self.state in _SERVING
+
+    def transition(self, new: ChildState, reason: str, **fields: Any) -> None:
+        """Move to ``new`` and log it; a move that the state machine does not know is a bug and raises RuntimeError."""
+        old = self.state
+        if new not in _ALLOWED[old]:
+            raise RuntimeError(f"cannot move the child from {old.value} to {new.value}: {reason}")
+        self.state, self.since = new, time.time()
+        if self.serving:
+            self._serving.set()
+        elif self._serving.is_set():
+            self._serving = trio.Event()
+        level = log.warn if new in (_S.UNHEALTHY, _S.BACKOFF) else log.error if new is _S.FAILED else log.info
+        level("child " + new.value, reason=reason, was=old.value, pid=self.pid, **fields)
+
+    async def wait_serving(self) -> None:
+        """Wait until requests can be sent to the child. Bound it with a cancel scope: it may never happen."""
+        while not self.serving:
+            await self._serving.wait()
+
+    def ended(self) -> None:
+        """Tell everyone who holds something of the child's (connections) that this life of it is over."""
+        self.pid = None
+        for callback in self.on_exit:
+            callback()
