@@ -155,7 +155,7 @@ def parse(text: str, file: Path) -> Config:
         line = re.search(r"line (\d+)", str(error))
         where = f"{file}:{line[1]}" if line else str(file)
         raise ConfigError([Problem(where, "", f"a TOML syntax error: {error}", "TOML", "")]) from None
-    lines = _line_numbers(text)
+    lines = line_numbers(text)
     problems: list[Problem] = []
     limits_table = table.pop("limits", {})
     if not isinstance(limits_table, dict):
@@ -221,7 +221,7 @@ def _contradictions(found: dict[str, Any], limits: dict[str, Any], file: Path, l
     return problems
 
 
-def _line_numbers(text: str) -> dict[str, int]:
+def line_numbers(text: str) -> dict[str, int]:
     """Map ``key`` and ``table.key`` to their line; tomllib keeps no positions, and an error without a line is half an error."""
     lines: dict[str, int] = {}
     table = ""

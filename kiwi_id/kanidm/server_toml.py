@@ -1,0 +1,300 @@
+"""Reading Kanidm's server.toml: only what Kiwi ID itself needs, in the formats of Kanidm 1.5.0 to 1.11.
+
+Kanidm is strict about the rest of the file and says so itself. What is refused here is what would make *our* part fail: the
+address we proxy to, the certificate we pin, the origin our issuer stands on, the database our lock lies beside. The keys are
+those of Kanidm's server/core/src/config.rs (``ServerConfig``, from 1.6 also ``ServerConfigV2``).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from kiwi_id import values
+from kiwi_id.config import Config, line_numbers
+from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.values import Address, Network, Refused
+
+DEFAULT_BIND = Address("127.0.0.1", 8443)
+"""Kanidm's own default of ``bindaddress`` (proto/src/constants.rs, all versions)."""
+DEFAULT_ADMIN_SOCKET = "/var/run/kanidmd/sock"
+"""Where builds for Linux put the admin socket without ``adminbindpath`` (libs/profiles/release_linux.toml)."""
+
+# Every key of any version; one that is in none of them is a typo that Kanidm will refuse.
+_KNOWN = frozenset(
+    {
+        "version",
+        "domain",
+        "origin",
+        "db_path",
+        "db_fs_type",
+        "db_arc_size",
+        "tls_chain",
+        "tls_key",
+        "tls_client_ca",
+        "bindaddress",
+        "ldapbindaddress",
+        "role",
+        "log_level",
+        "online_backup",
+        "trust_x_forward_for",
+        "http_client_address_info",
+        "ldap_client_address_info",
+        "adminbindpath",
+        "thread_count",
+        "maximum_request_size_bytes",
+        "migration_path",
+        "replication",
+        "otel_grpc_url",
+        "otel_grpc_endpoint",
+    }
+)
+_DOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerToml:
+    """What Kiwi ID needs of server.toml.
+
+    ``origin`` is normalised as a browser writes it: lower case, no final slash, no ``:443``. ``forwarded`` tells whether Kanidm
+    believes X-Forwarded-For; ``forwarded_from`` from which peers (None: from all). ``proxy_from`` lists peers that must send a
+    PROXY protocol header, which Kiwi ID does not speak. ``version`` is the format: 1 (flat, 1.5.0 and later) or 2 (1.6 and later).
+    """
+
+    path: Path
+    domain: str
+    origin: str
+    db_path: Path
+    tls_chain: Path
+    tls_key: Path
+    bind_addresses: tuple[Address, ...]
+    admin_socket: Path
+    forwarded: Literal["none", "x-forward-for"]
+    version: Literal[1, 2]
+    forwarded_from: tuple[Network, ...] | None = None
+    proxy_from: tuple[Network, ...] = ()
+    ldap: bool = False
+    role: str = "WriteReplica"
+    unknown_keys: tuple[str, ...] = ()
+
+
+def load(path: Path) -> ServerToml:
+    """Read and check ``path``. Raises ConfigError with every problem: unreadable, not TOML, missing or unusable settings."""
+    fix = "Run 'kiwi-id init /' to write one, or set upstream_config in config.toml."
+    try:
+        return parse(path.read_text(encoding="utf-8"), path)
+    except FileNotFoundError:
+        raise ConfigError([Problem(str(path), "", "no such file", "Kanidm's server.toml", fix)]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        found = error.strerror or str(error) if isinstance(error, OSError) else "bytes that are not UTF-8"
+        raise ConfigError([Problem(str(path), "", found, "a readable TOML file in UTF-8", "")]) from None
+
+
+def parse(text: str, path: Path) -> ServerToml:
+    """Check the text of a server.toml; ``path`` names it in errors. Raises ConfigError with every problem."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"line (\d+)", str(error))
+        where = f"{path}:{line[1]}" if line else str(path)
+        raise ConfigError([Problem(where, "", f"a TOML syntax error: {error}", "TOML", "")]) from None
+    reader = _Reader(table, path, line_numbers(text))
+    server = reader.server()
+    if reader.problems or server is None:
+        raise ConfigError(reader.problems)
+    return server
+
+
+def origin_of(domain: str, origin: str) -> str:
+    """Return ``origin`` normalised, when it can belong to ``domain``.
+
+    Raises Refused otherwise. Kanidm does not start when the origin's host is not its domain or below it
+    (server/lib/src/idm/server.rs), and passkeys are bound to it, so addresses are refused as well.
+    """
+    allowed = f'"https://{domain}" or a host below it, with an optional port and no path'
+    parts = urlsplit(origin)
+    try:
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise Refused(values.shown(origin), allowed, f"{error}.") from None
+    if parts.scheme != "https" or not host:
+        raise Refused(values.shown(origin), allowed, "The origin must begin with https://.")
+    if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise Refused(f'"https://{host}…" (string)', allowed, "Leave out user, path and query.")
+    if host != domain and not host.endswith(f".{domain}"):
+        raise Refused(values.shown(origin), allowed, "The host must be the domain itself or end with a dot and the domain.")
+    return f"https://{host}" if port in (None, 443) else f"https://{host}:{port}"
+
+
+def domain_of(value: Any) -> str:
+    """Check a DNS name in lower case, which is what accounts and passkeys are bound to. Raises Refused."""
+    allowed = 'a DNS name in lower case, such as "id.example.com"'
+    if not isinstance(value, str) or not _DOMAIN.fullmatch(value):
+        raise Refused(values.shown(value), allowed)
+    if re.fullmatch(r"[\d.]+", value):
+        raise Refused(values.shown(value), allowed, "An IP address cannot be a domain: passkeys need a name.")
+    return value
+
+
+class _Reader:
+    """Takes the settings out of one parsed file and keeps every problem on the way."""
+
+    def __init__(self, table: dict[str, Any], path: Path, lines: dict[str, int]) -> None:
+        self.table, self.path, self.lines = table, path, lines
+        self.problems: list[Problem] = []
+
+    def server(self) -> ServerToml | None:
+        version = self._version()
+        domain = self._take("domain", domain_of)
+        origin = self._take("origin", lambda value: origin_of(domain, value) if domain else value)
+        paths = {key: self._take(key, values.path) for key in ("db_path", "tls_chain", "tls_key")}
+        admin = self._take("adminbindpath", values.path, DEFAULT_ADMIN_SOCKET)
+        bind = self._take("bindaddress", _addresses, str(DEFAULT_BIND))
+        trusted, proxied = self._client_address_info(version)
+        if self.problems:
+            return None
+        return ServerToml(
+            path=self.path,
+            domain=domain,
+            origin=origin,
+            bind_addresses=bind,
+            admin_socket=admin,
+            forwarded="none" if trusted == () else "x-forward-for",
+            version=version,
+            forwarded_from=trusted,
+            proxy_from=proxied,
+            ldap=bool(self.table.get("ldapbindaddress")),
+            role=str(self.table.get("role", "WriteReplica")),
+            unknown_keys=tuple(key for key in self.table if key not in _KNOWN),
+            **paths,
+        )
+
+    def _take(self, key: str, parser: Any, default: str | None = None) -> Any:
+        value = self.table.get(key, default)
+        try:
+            if value is None:
+                raise Refused("nothing", "a value: Kanidm and Kiwi ID need it", f"Add {key} = ….")
+            return parser(value)
+        except Refused as refused:
+            self._add(key, refused)
+            return None
+
+    def _add(self, key: str, refused: Refused) -> None:
+        where = f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
+        self.problems.append(Problem(where, key, refused.found, refused.allowed, refused.fix))
+
+    def _version(self) -> Literal[1, 2]:
+        value = self.table.get("version")
+        if value not in (None, "2"):
+            self._add("version", Refused(values.shown(value), '"2", or no such key for the older flat format'))
+        return 2 if value == "2" else 1
+
+    def _client_address_info(self, version: int) -> tuple[tuple[Network, ...] | None, tuple[Network, ...]]:
+        """Return who may send X-Forwarded-For (None: everybody) and who must send a PROXY header."""
+        if version == 1:
+            trust = self._take("trust_x_forward_for", values.boolean) if "trust_x_forward_for" in self.table else False
+            return (None if trust else ()), ()
+        info = self.table.get("http_client_address_info", {})
+        key = "http_client_address_info"
+        if info == "x-forward-for-all-source-trusted":
+            return None, ()
+        if not isinstance(info, dict):
+            self._add(key, Refused(values.shown(info), 'a table with "x-forward-for", "proxy-v2" or "proxy-v1"'))
+            return (), ()
+        trusted: dict[str, tuple[Network, ...]] = {}
+        for kind, peers in info.items():
+            try:
+                trusted[kind] = values.networks(peers)
+            except Refused as refused:
+                self._add(key, refused)
+        return trusted.get("x-forward-for", ()), trusted.get("proxy-v2", ()) + trusted.get("proxy-v1", ())
+
+
+def _addresses(value: Any) -> tuple[Address, ...]:
+    """Parse one address or, from Kanidm 1.8 on, a list of them. Raises Refused."""
+    items = value if isinstance(value, list) else [value]
+    if not items:
+        raise Refused("an empty array", "at least one address")
+    return tuple(values.address(item, any_port=False) for item in items)
+
+
+def check_against(server: ServerToml, config: Config) -> list[Problem]:
+    """Return what makes ``server`` and ``config`` fail together: we would proxy to where Kanidm does not listen, or is deaf."""
+    problems: list[Problem] = []
+    target = config.upstream_addr
+    if not any(_reaches(target, bind) for bind in server.bind_addresses):
+        found = f"{', '.join(map(str, server.bind_addresses))}, but upstream_addr in {config.path} is https://{target}"
+        fix = f'Set bindaddress = "{target}" here, or upstream_addr = "https://{server.bind_addresses[0]}" there.'
+        problems.append(Problem(str(server.path), "bindaddress", found, "an address that serves upstream_addr", fix))
+    source = _source(target)
+    if any(source in network for network in server.proxy_from):
+        found = f"{source} must send a PROXY header"
+        fix = f'Write x-forward-for = ["{source}"] instead of proxy-v1 or proxy-v2.'
+        allowed = "x-forward-for: Kiwi ID speaks HTTP to Kanidm, not the PROXY protocol"
+        problems.append(Problem(str(server.path), "http_client_address_info", found, allowed, fix))
+    for bind in server.bind_addresses:
+        if config.listen_addr.port == bind.port and _reaches(config.listen_addr, bind):
+            found = f"{bind}, which takes listen_addr {config.listen_addr} of {config.path} as well"
+            problems.append(Problem(str(server.path), "bindaddress", found, "a loopback address", f'Use "{DEFAULT_BIND}".'))
+    return problems
+
+
+def warnings(server: ServerToml, config: Config) -> list[Problem]:
+    """Return what does not stop a start but is likely a mistake, or a risk that somebody should know of."""
+    path = str(server.path)
+    found: list[Problem] = []
+    source = _source(config.upstream_addr)
+    trusted = server.forwarded == "x-forward-for" and (
+        server.forwarded_from is None or any(source in network for network in server.forwarded_from)
+    )
+    if not trusted:
+        key = "trust_x_forward_for" if server.version == 1 else "http_client_address_info"
+        fix = "trust_x_forward_for = true" if server.version == 1 else f'x-forward-for = ["{source}"]'
+        text = f"X-Forwarded-For from {source} is not believed: Kanidm's logs and limits see Kiwi ID instead of the clients"
+        found.append(Problem(path, key, text, "", f"Set {fix}."))
+    if server.ldap:
+        text = "the LDAP listener is on; it bypasses Kiwi ID, and Kanidm 1.5.0 has known denials of service there"
+        found.append(Problem(path, "ldapbindaddress", text, "", "Remove it unless something needs LDAP."))
+    if server.role.lower().replace("_", "") == "writereplicanoui":
+        found.append(Problem(path, "role", f'"{server.role}": no login pages are served', "", "Use WriteReplica."))
+    for bind in server.bind_addresses:
+        if not _is_loopback(bind.host):
+            text = f"{bind} can be reached around Kiwi ID"
+            found.append(Problem(path, "bindaddress", text, "", f'Bind the loopback: "127.0.0.1:{bind.port}".'))
+    for key in server.unknown_keys:
+        found.append(Problem(path, key, "a key that no known Kanidm has; Kanidm refuses unknown keys", "", "Is it a typo?"))
+    return found
+
+
+def _source(target: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address that Kanidm sees us come from; on loopback it is the one that we connect to."""
+    try:
+        return ipaddress.ip_address(target.host)
+    except ValueError:
+        return ipaddress.ip_address("127.0.0.1")
+
+
+def _reaches(target: Address, bind: Address) -> bool:
+    """Tell whether a connection to ``target`` can arrive at a listener on ``bind``."""
+    if target.port != bind.port or not target.port:
+        return False
+    if bind.host in (target.host, "::"):  # Linux: [::] takes IPv4 as well
+        return True
+    try:
+        there, here = ipaddress.ip_address(target.host), ipaddress.ip_address(bind.host)
+    except ValueError:  # a name on either side: localhost we know; for others only the resolver does
+        names = {target.host, bind.host}
+        return "localhost" not in names or any(_is_loopback(name) for name in names - {"localhost"})
+    return there == here or (here.is_unspecified and here.version == there.version)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
