@@ -208,6 +208,11 @@ class Kanidm:
         session, _status = await self.call("POST", "/v1/credential/_exchange_intent", intent["token"])
         return CredentialUpdate(self, person, session)
 
+    async def has_credentials(self, person: str) -> bool:
+        """Return whether ``person`` has any way to sign in: a password, a passkey."""
+        status = await self.call("GET", f"/v1/person/{person}/_credential/_status")
+        return bool(status["creds"])
+
     async def set_password(self, person: str, password: str) -> None:
         """Set the password of ``person``. Raises KanidmRefused, with Kanidm's reason, when it is too weak."""
         update = await self.update_credentials(person)
