@@ -161,6 +161,14 @@ def is_ours(certificate: Certificate) -> bool:
     return certificate.issuer == certificate.subject and [name.value for name in names] == [ORGANISATION]
 
 
+def is_loopback_file(chain: Path) -> bool:
+    """Tell whether ``chain`` holds a certificate of ours; False for anything that cannot be read."""
+    try:
+        return is_ours(load_chain(chain)[0])
+    except (OSError, ValueError):
+        return False
+
+
 def _leaf(private: ec.EllipticCurvePrivateKey, hosts: Sequence[str], now: datetime) -> bytes:
     from cryptography import x509  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415

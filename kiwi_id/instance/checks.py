@@ -1,0 +1,197 @@
+"""Everything that would stop a start, found without starting anything: what ``kiwi-id check`` prints.
+
+``kanidmd configtest`` is deliberately not used: it migrates and commits the real database (server/core/src/lib.rs).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from kiwi_id import compatibility, config
+from kiwi_id.config import Config
+from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.instance import certs, keys
+from kiwi_id.instance.layout import SOCKET_PATH_MAX
+from kiwi_id.kanidm import server_toml
+from kiwi_id.kanidm.server_toml import ServerToml
+from kiwi_id.values import Address
+
+Status = Literal["ok", "warning", "wrong"]
+CONTROL_TIMEOUT = 2.0  # seconds; a healthy supervisor answers in milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report: ``area`` (config, binary, …), ``status``, and words; ``problem`` when it is not ok."""
+
+    area: str
+    status: Status
+    message: str
+    problem: Problem | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        problem = self.problem.as_dict() if self.problem else None
+        return {"area": self.area, "status": self.status, "message": self.message, "problem": problem}
+
+
+def check(file: Path, *, allow_untested: bool = False, now: datetime | None = None) -> list[Finding]:
+    """Check the instance of the config file ``file``; return every finding, in the order of a start. Never raises KiwiError."""
+    try:
+        instance = config.load(file)
+    except ConfigError as error:
+        return _wrong("config", error.problems)
+    findings = [Finding("config", "ok", f"{file}")]
+    server: ServerToml | None = None
+    try:
+        server = server_toml.load(instance.upstream_config)
+    except ConfigError as error:
+        findings += _wrong("server.toml", error.problems)
+    else:
+        ok = f"{server.path}: domain {server.domain}, origin {server.origin}"
+        warned = server_toml.warnings(server, instance)
+        findings += _report("server.toml", server_toml.check_against(server, instance), warned, ok)
+    findings += _binary(instance, server, allow_untested)
+    private, public = instance.jwt_private_key, instance.jwt_public_key
+    findings += _report("signing keys", keys.check_pair(private, public), [], f"{private}, {public.name}")
+    if instance.tls_cert and instance.tls_key:
+        findings += _tls("listener TLS", instance.tls_cert, instance.tls_key, now, dates=True)
+    if server:
+        findings += _tls("upstream TLS", server.tls_chain, server.tls_key, now, dates=False)
+    findings += _ports(instance, server)
+    findings += _directories(instance, server)
+    return findings
+
+
+def running(control_socket: Path) -> dict[str, Any] | None:
+    """Ask the supervisor on ``control_socket`` for its status; None when none answers within 2 s."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(CONTROL_TIMEOUT)
+        try:
+            client.connect(os.fspath(control_socket))
+            client.sendall(b'{"command":"status"}\n')
+            with client.makefile("rb") as lines:
+                answer = json.loads(lines.readline(1 << 20))
+        except (OSError, ValueError):  # nobody there, or somebody who is not Kiwi ID
+            return None
+    return answer if isinstance(answer, dict) and answer.get("ok") is True else None
+
+
+def _wrong(area: str, problems: list[Problem], status: Status = "wrong") -> list[Finding]:
+    return [Finding(area, status, str(problem), problem) for problem in problems]
+
+
+def _report(area: str, problems: list[Problem], warned: list[Problem], ok: str) -> list[Finding]:
+    found = _wrong(area, problems) + _wrong(area, warned, "warning")
+    return found or [Finding(area, "ok", ok)]
+
+
+def _binary(instance: Config, server: ServerToml | None, allow_untested: bool) -> list[Finding]:
+    try:
+        binary = compatibility.inspect(instance, allow_untested=allow_untested)
+    except ConfigError as error:
+        return _wrong("binary", error.problems)
+    where = str(binary.path)
+    problems: list[Problem] = []
+    warned: list[Problem] = []
+    if server and server.version == 2 and tuple(map(int, binary.version.split(".")[:2])) < (1, 6):
+        found = f'"2", which kanidmd {binary.version} does not know'
+        fix = "Write the flat format (trust_x_forward_for instead of [http_client_address_info], no version)."
+        problems.append(Problem(str(server.path), "version", found, "no such key before Kanidm 1.6", fix))
+    if not binary.tested:
+        tested = ", ".join(compatibility.tested_versions())
+        warned.append(Problem(where, "", f"kanidmd {binary.version}, untested but allowed", f"{tested} are tested", ""))
+    if not binary.pinned:
+        text = f"kanidmd {binary.version}, without a pin: a swapped binary would be started"
+        warned.append(Problem(where, "", text, "", "Run 'kiwi-id pin'."))
+    return _report("binary", problems, warned, f"{where}: kanidmd {binary.version}, as pinned (sha256:{binary.sha256[:12]}…)")
+
+
+def _tls(area: str, chain: Path, key: Path, now: datetime | None, *, dates: bool) -> list[Finding]:
+    problems = certs.check_tls(chain, key, now=now, dates=dates)
+    warned = [] if problems else certs.tls_warnings(chain, key, now=now)
+    own = " (made and renewed by Kiwi ID)" if certs.is_loopback_file(chain) else ""
+    return _report(area, problems, warned, f"{chain}{own}")
+
+
+def _ports(instance: Config, server: ServerToml | None) -> list[Finding]:
+    status = running(instance.control_socket)
+    addresses = [("listen_addr", instance.listen_addr)]
+    addresses += [("bindaddress", bind) for bind in server.bind_addresses] if server else []
+    if status is not None:
+        pid = f" (process {status['pid']})" if isinstance(status.get("pid"), int) else ""
+        return [Finding("ports", "ok", f"{address}: in use by a running Kiwi ID{pid}") for _, address in addresses]
+    findings: list[Finding] = []
+    for key, address in addresses:
+        where = instance.path if key == "listen_addr" else instance.upstream_config
+        problem = _bind_problem(str(where), key, address)
+        findings += _wrong("ports", [problem]) if problem else [Finding("ports", "ok", f"{address}: free")]
+    return findings
+
+
+def _bind_problem(where: str, key: str, address: Address) -> Problem | None:
+    """Bind ``address`` for a moment, without listening: nobody can connect meanwhile, and TIME_WAIT is no obstacle."""
+    try:
+        rows = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, target in rows:
+            with socket.socket(family, kind, protocol) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                trial.bind(target)
+    except OSError as error:
+        fixes = {
+            errno.EADDRINUSE: f"Find who has it: ss -ltnp 'sport = :{address.port}'.",
+            errno.EADDRNOTAVAIL: "No interface of this machine has the address: add it, or choose another.",
+            errno.EACCES: "Ports below 1024 need CAP_NET_BIND_SERVICE.",
+        }
+        found = f"{address}, which cannot be bound: {(error.strerror or str(error)).lower()}"
+        return Problem(where, key, found, "a free address of this machine", fixes.get(error.errno or 0, ""))
+    return None
+
+
+def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
+    where = str(instance.path)
+    problems: list[Problem] = []
+    warned: list[Problem] = []
+    if server:
+        directory = server.db_path.parent
+        problems += _unwritable(str(server.path), "db_path", directory)
+        problems += _unwritable(str(server.path), "adminbindpath", server.admin_socket.parent, create=True)
+        if server.db_path.exists() and not os.access(server.db_path, os.R_OK | os.W_OK):
+            problems.append(Problem(str(server.db_path), "", "a database that this user may not write", "a writable file", ""))
+        if directory.is_dir() and (mode := stat.S_IMODE(directory.stat().st_mode)) & 0o007:
+            text = f"mode {mode:04o}: every user can reach the database"
+            warned.append(Problem(str(directory), "", text, "", f"chmod 0700 {directory}"))
+    problems += _unwritable(where, "runtime_dir", instance.runtime_dir, create=True)
+    if len(os.fsencode(instance.control_socket)) > SOCKET_PATH_MAX:
+        found = f"{instance.control_socket}, too long for a socket"
+        problems.append(Problem(where, "runtime_dir", found, f"{SOCKET_PATH_MAX} bytes with the socket's name", "Shorten it."))
+    if instance.log_file:
+        problems += _unwritable(where, "log_file", instance.log_file.parent)
+        if instance.log_file.exists() and not (instance.log_file.is_file() and os.access(instance.log_file, os.W_OK)):
+            problems.append(Problem(where, "log_file", f"{instance.log_file}, not writable", "a writable file", ""))
+    names = [server.db_path.parent] if server else []
+    names += [instance.runtime_dir, *([instance.log_file.parent] if instance.log_file else [])]
+    return _report("directories", problems, warned, ", ".join(map(str, names)) + ": writable")
+
+
+def _unwritable(where: str, key: str, directory: Path, *, create: bool = False) -> list[Problem]:
+    """Return a problem unless ``directory`` is writable, or, with ``create``, can be made in its nearest existing parent."""
+    there = directory
+    while create and not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        found = f"{there}, not a directory" if there.exists() else f"{directory}, which does not exist"
+        return [Problem(where, key, found, "an existing directory", f"mkdir -p {directory}")]
+    if os.access(there, os.W_OK | os.X_OK):
+        return []
+    return [Problem(where, key, f"{there}, where this user may not write", "a writable directory", "Change its owner or mode.")]
