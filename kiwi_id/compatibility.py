@@ -217,7 +217,7 @@ def _load_pin(file: Path) -> tuple[str, str] | None:
         table = tomllib.loads(text)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not TOML
+    except (OSError, ValueError, RecursionError) as error:  # the last two: not UTF-8, or not TOML
         found = error.strerror or str(error) if isinstance(error, OSError) else f"not TOML: {error}"
         raise ConfigError([Problem(str(file), "", found, "a readable pin", fix)]) from None
     lines = line_numbers(text)

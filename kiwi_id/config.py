@@ -147,11 +147,26 @@ def load(file: Path) -> Config:
     return parse(text, file)
 
 
+def control_socket_of(file: Path) -> Path:
+    """Return the control socket of the instance of ``file``, even when the file is broken now.
+
+    ``kiwi-id reload --wait`` must reach the running Kiwi ID to be told by it what is wrong with the file.
+    """
+    try:
+        return load(file).control_socket
+    except ConfigError:
+        try:
+            found = re.search(r'^\s*runtime_dir\s*=\s*"(/[^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
+        except (OSError, UnicodeDecodeError):
+            found = None
+        return Path(found[1] if found else KEYS["runtime_dir"].default) / "control.sock"
+
+
 def parse(text: str, file: Path) -> Config:
     """Check the text of a config file; ``file`` names it in errors and becomes ``Config.path``. Raises ConfigError."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: integers and nestings beyond Python's own limits
         line = re.search(r"line (\d+)", str(error))
         where = f"{file}:{line[1]}" if line else str(file)
         raise ConfigError([Problem(where, "", f"a TOML syntax error: {error}", "TOML", "")]) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from urllib.parse import urlsplit
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_SIZE = re.compile(r"(\d+)\s*(|B|KiB|MiB|GiB)")
+# ASCII digits only (\d also matches other scripts'), and few of them: int() refuses thousands with an error of its own.
+_DURATION_PART = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)(ms|s|m|h|d)")
+_SIZE = re.compile(r"([0-9]{1,18})\s*(|B|KiB|MiB|GiB)")
 _SIZES = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
@@ -40,7 +42,8 @@ class Address:
 def shown(value: object) -> str:
     """Return ``value`` with its TOML type, shortened to fit a line, for the *found* part of an error."""
     names = {bool: "boolean", int: "integer", float: "float", str: "string", list: "array", dict: "table"}
-    text = repr(value) if not isinstance(value, str) else f'"{value}"'
+    # JSON's escapes, so that a line break or an escape sequence in a value cannot break the line or the terminal.
+    text = repr(value) if not isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text if len(text) <= 60 else text[:57] + "…"
     return f"{text} ({names.get(type(value), type(value).__name__)})"
 
@@ -129,10 +132,12 @@ def address(value: Any, *, any_port: bool = True) -> Address:
     bracketed = host.startswith("[") and host.endswith("]")
     inner = host[1:-1] if bracketed else host
     fix = ""
-    if ":" in inner and not bracketed:
+    if ":" in inner and not bracketed and not value.endswith("]"):
         fix = "Put the IPv6 address in brackets."
-    elif not (colon and port.isascii() and port.isdigit() and int(port) <= 65535 and (any_port or int(port) > 0)):
+    elif not (colon and re.fullmatch(r"[0-9]{1,5}", port) and int(port) <= 65535 and (any_port or int(port) > 0)):
         fix = "Give a port number from 1 to 65535 after a colon."
+    elif bracketed and ":" not in inner:
+        fix = "Brackets are for IPv6 addresses only."
     elif bracketed or re.fullmatch(r"[\d.]+", inner):
         try:
             ipaddress.ip_address(inner)
@@ -150,12 +155,18 @@ def https_address(value: Any) -> Address:
     allowed = '"https://host:port", such as "https://127.0.0.1:8443"'
     if not isinstance(value, str):
         raise Refused(shown(value), allowed)
-    parts = urlsplit(value)
+    found = shown(re.sub(r"//.*@", "//…@", value))  # whoever put a password there must not find it in a log
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError as error:  # an unclosed bracket, or a port that is none
+        fix = "" if "@" in value else f"{error}."
+        raise Refused(found, allowed, fix) from None
     if parts.scheme != "https":
-        raise Refused(shown(value), allowed, "Kanidm listens with TLS only: the address must begin with https://.")
+        raise Refused(found, allowed, "Kanidm listens with TLS only: the address must begin with https://.")
     if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise Refused(f'"https://{parts.netloc.rpartition("@")[2]}…" (string)', allowed, "Leave out user, path and query.")
-    return address(parts.netloc if parts.port else parts.netloc + ":443", any_port=False)
+        raise Refused(found, allowed, "Leave out user, path and query.")
+    return address(parts.netloc if port is not None else parts.netloc.removesuffix(":") + ":443", any_port=False)
 
 
 def networks(value: Any) -> tuple[Network, ...]:

@@ -99,7 +99,7 @@ def parse(text: str, path: Path) -> ServerToml:
     """Check the text of a server.toml; ``path`` names it in errors. Raises ConfigError with every problem."""
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: integers and nestings beyond Python's own limits
         line = re.search(r"line (\d+)", str(error))
         where = f"{path}:{line[1]}" if line else str(path)
         raise ConfigError([Problem(where, "", f"a TOML syntax error: {error}", "TOML", "")]) from None
