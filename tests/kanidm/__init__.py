@@ -1,0 +1,1 @@
+"""Tests against the real kanidmd, through the front: ``kiwi-id run`` as a real process, TLS on both sides."""

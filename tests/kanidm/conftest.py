@@ -1,0 +1,76 @@
+"""Fixtures of the tests over the real kanidmd: where it is, and a Kiwi ID over it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.kanidm.instance import Instance, start
+
+
+def _kanidmd() -> Path:
+    return Path(os.environ.get("KIWI_TEST_KANIDMD") or "/opt/upstream/bin/kanidmd").absolute()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this directory, and skip it, with the reason, where there is no kanidmd."""
+    missing = not os.access(_kanidmd(), os.X_OK)
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.kanidm)
+            if missing:
+                reason = f"no kanidmd at {_kanidmd()}; name one by KIWI_TEST_KANIDMD"
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def kanidmd() -> Path:
+    """The real kanidmd."""
+    return _kanidmd()
+
+
+@pytest.fixture(scope="session")
+def cli(kanidmd: Path) -> Path:
+    """Kanidm's command line client of the same version, which distributions install beside the server."""
+    program = kanidmd.with_name("kanidm")
+    if not os.access(program, os.X_OK):
+        pytest.skip(f"no 'kanidm' command line client beside {kanidmd}")
+    return program
+
+
+@pytest.fixture(scope="session")
+def make(kanidmd: Path) -> Iterator[Callable[..., Instance]]:
+    """Return a function that starts an instance, given further lines of config.toml; all are stopped at the end."""
+    instances: list[Instance] = []
+    directories: list[Path] = []
+
+    def make_one(settings: Sequence[str] = ()) -> Instance:
+        # Not pytest's tmp_path: a Unix socket's path may have 107 bytes.
+        directories.append(Path(tempfile.mkdtemp(prefix="kiwi-test-")))
+        instances.append(start(kanidmd, directories[-1], settings))
+        return instances[-1]
+
+    yield make_one
+    try:
+        for instance in instances:
+            instance.stop()
+    finally:
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def kiwi(make: Callable[..., Instance]) -> Instance:
+    """An instance that all tests share which leave it running."""
+    return make()
+
+
+@pytest.fixture
+def own_kiwi(make: Callable[..., Instance]) -> Instance:
+    """An instance of the test's own, to be killed or reconfigured."""
+    return make()

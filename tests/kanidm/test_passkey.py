@@ -1,0 +1,122 @@
+"""Passkeys through the front, in a real browser: WebAuthn binds them to the exact origin, so a front that changes it breaks all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.kanidm.instance import Instance
+
+WAIT_SECONDS = 30
+Press = Callable[[str], None]
+
+
+@pytest.fixture
+def chromium() -> Iterator[Any]:
+    """A headless Chromium with an empty profile and a virtual authenticator that a user has already unlocked."""
+    selenium = pytest.importorskip("selenium", reason="selenium is not installed")
+    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
+    if None in programs:
+        pytest.skip("no chromium and chromedriver (Debian: chromium, chromium-driver)")
+    from selenium import webdriver  # noqa: PLC0415
+    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
+    from selenium.webdriver.common.virtual_authenticator import VirtualAuthenticatorOptions  # noqa: PLC0415
+
+    assert selenium
+    profile = tempfile.mkdtemp(prefix="kiwi-chromium-")
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(programs[0])
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--ignore-certificate-errors",  # the listener's certificate is its own authority
+        "--window-size=1200,1600",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(str(programs[1])))
+    try:
+        authenticator = VirtualAuthenticatorOptions()
+        authenticator.protocol = VirtualAuthenticatorOptions.Protocol.CTAP2
+        authenticator.transport = VirtualAuthenticatorOptions.Transport.INTERNAL
+        authenticator.has_resident_key = True
+        authenticator.has_user_verification = True
+        authenticator.is_user_verified = True
+        driver.add_virtual_authenticator(authenticator)
+        yield driver
+    finally:
+        driver.quit()
+        shutil.rmtree(Path(profile), ignore_errors=True)
+
+
+def _until(driver: Any, script: str) -> Any:
+    """Run JavaScript in the page until it returns something true: one round trip sees and acts, so nothing can be stale."""
+    from selenium.webdriver.support.ui import WebDriverWait  # noqa: PLC0415
+
+    seen = f"{driver.current_url}: " + str(driver.execute_script("return document.body?.innerText"))[:600]
+    return WebDriverWait(driver, WAIT_SECONDS).until(lambda page: page.execute_script(script), message=f"{script}\nat {seen}")
+
+
+def _press(driver: Any, label: str) -> None:
+    """Press the button that reads ``label`` as soon as it is there and enabled."""
+    _until(
+        driver,
+        f"const b = [...document.querySelectorAll('button')].find(b => b.textContent.trim() == '{label}' && !b.disabled);"
+        "if (!b) return false; b.click(); return true",
+    )
+
+
+def _type(driver: Any, selector: str, text: str) -> None:
+    """Fill the visible input that ``selector`` finds, telling the page as a keyboard would."""
+    _until(
+        driver,
+        f"const i = document.querySelector(\"{selector}\"); if (!i || !i.offsetParent) return false; i.value = '{text}';"
+        "i.dispatchEvent(new Event('input', {bubbles: true})); return true",
+    )
+
+
+async def _reset_token(kiwi: Instance, person: str) -> str:
+    async with kiwi.rest() as rest:
+        await rest.login("idm_admin", await kiwi.administrator())
+        await rest.create_person(person, "Petra Passkey")
+        await rest.add_members("kiwi_users", person)
+        intent: dict[str, str] = await rest.call("GET", f"/v1/person/{person}/_credential/_update_intent/3600")
+        return intent["token"]
+
+
+def test_register_and_log_in(kiwi: Instance, chromium: Any) -> None:
+    """A person registers a passkey from a reset link and logs in with it, up to the consent page of an OAuth2 client."""
+    driver, person = chromium, "petra"
+    driver.get(f"{kiwi.origin}/ui/reset?token={trio.run(_reset_token, kiwi, person)}")
+    # The page's module listens for the answer to this button, and says nothing when it is loaded.
+    _until(driver, "return document.readyState == 'complete' && typeof Base64 == 'object' && !!window.stillSwapFailureResponse")
+    _press(driver, "Add Passkey")
+    _type(driver, "#passkey-label", "virtual")
+    _press(driver, "Add")
+    _until(driver, "return document.querySelector('#credentialUpdateDynamicSection')?.innerText.includes('virtual')")
+    _press(driver, "Save Changes")
+    _until(driver, "return !location.pathname.startsWith('/ui/reset')")
+    assert len(driver.get_credentials()) == 1
+
+    driver.delete_all_cookies()
+    request = kiwi.request()
+    parameters = "&".join(f"{name}={value}" for name, value in request.parameters.items()).replace(" ", "%20")
+    driver.get(f"{kiwi.origin}/ui/oauth2?{parameters}")
+    _type(driver, "#username", person)
+    _press(driver, "Begin")
+    # The only credential: the page asks the authenticator by itself and sends the answer.
+    _until(driver, "return document.title == 'Consent Required'")
+    assert "Kiwi demo" in driver.find_element("tag name", "body").text
+    assert any(cookie["name"] == "bearer" for cookie in driver.get_cookies())
