@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -36,6 +37,9 @@ TERM_AGAIN = 5.0
 HUNG_GRACE = 3.0
 TAIL_LINES = 20
 _LONGEST_LINE = 8192
+# tracing-forest's lines are "<uuid> <LEVEL> <tree>"; a level of its own is kept, so that log_level works for them, too.
+_LEVEL_WORD = re.compile(r"\b(ERROR|WARN|INFO|DEBUG|TRACE)\b")
+_LEVELS = {name.upper(): number for name, number in LEVELS.items()}
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Child:
         ``keep_fds`` are inherited by the child: the lock beside the database lives as long as whoever uses the database.
         """
         self.status = status
+        self.starts = 0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._argv, self._reaper, self._probe, self._settings = argv, reaper, probe, settings
         # Every KANIDM_* variable overrides server.toml (server/core/src/config.rs), which is the file we have checked.
@@ -101,6 +106,7 @@ class Child:
             if isinstance(error, ConfigError):
                 raise
             raise ChildUnavailable(f"cannot start kanidmd: {error}") from error
+        self.starts += 1
         self._process, self.status.pid = process, process.pid
         self.status.transition(ChildState.STARTING, "spawned")
         return process
@@ -109,6 +115,7 @@ class Child:
         """Watch one life of the child to its end; return how it ended and whether it was a short one."""
         began = trio.current_time()
         ready_at: float | None = None
+        never_ready = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._relog, process)
             with trio.CancelScope() as until_end:
@@ -120,14 +127,21 @@ class Child:
                     if self.status.state is ChildState.STARTING:
                         self.status.transition(ChildState.READY, "answered", after_ms=round((ready_at - began) * 1000))
                 if ready_at is None:
-                    await self._never_ready()
-                await process.ended.wait()
-            if self._stopping.is_set():
+                    log.error("the child did not become ready in time; ending it", seconds=self._settings().start_timeout)
+                    never_ready = True
+                    await self.end(grace=HUNG_GRACE)
                 await process.ended.wait()
             # Grandchildren may hold the pipe open for ever; what the child itself wrote is there already.
             nursery.cancel_scope.deadline = trio.current_time() + 0.2
         self._process = None
         self.status.ended()
+        if never_ready and not self._was_ready and not self._stopping.is_set():
+            # The first start decides: an orchestrator should hear of a broken installation at once, not after five tries.
+            self.status.transition(ChildState.FAILED, "never ready")
+            seconds = self._settings().start_timeout
+            raise ChildUnavailable(
+                f"kanidmd did not answer within health_check_timeout ({seconds:g} s) after its start", list(self.tail)
+            )
         lived = trio.current_time() - (ready_at if ready_at is not None else began)
         return process.describe_exit(), ready_at is None or lived < LONG_LIFE
 
@@ -142,15 +156,6 @@ class Child:
                 return
             await trio.sleep(delay)
             delay = min(delay * 1.5, SLOWEST_POLL)
-
-    async def _never_ready(self) -> None:
-        seconds = self._settings().start_timeout
-        if not self._was_ready:
-            raise ChildUnavailable(
-                f"kanidmd did not answer within health_check_timeout ({seconds:g} s) after its start", list(self.tail)
-            )
-        log.error("the child did not become ready; ending it", seconds=seconds)
-        await self.end(grace=HUNG_GRACE)
 
     async def _relog(self, process: ChildProcess) -> None:
         """Log what the child prints, line by line and redacted; close the pipe at the end."""
@@ -170,9 +175,8 @@ class Child:
         line = redact(raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip())
         if line:
             self.tail.append(line)
-            # Kanidm marks its own errors; everything else it prints is detail that a person asks for by log_level.
-            level = "error" if "[error]" in line.lower() or "🚨" in line else "info"
-            output_log.log(LEVELS[level], line)
+            word = _LEVEL_WORD.search(line, 0, 64)
+            output_log.log(_LEVELS[word[1]] if word else LEVELS["info"], line)
 
     async def _back_off(self, reason: str, short: bool) -> None:
         self._short_lives = self._short_lives + 1 if short else 0
@@ -181,7 +185,7 @@ class Child:
         if self._short_lives >= limit:
             self.status.transition(ChildState.FAILED, f"{self._short_lives} short lives in a row")
             raise ChildUnavailable(
-                f"kanidmd ended {self._short_lives} times in a row before or just after it was ready (last: {reason}); giving up",
+                f"kanidmd ended {self._short_lives} times in a row before or just after it was ready; giving up (last: {reason})",
                 list(self.tail),
             )
         delay = 0.0

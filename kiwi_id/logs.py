@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from kiwi_id.errors import ConfigError, Problem
+
 TRACE = 5
 LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG, "trace": TRACE}
 _NAMES = {logging.CRITICAL: "error", **{number: name for name, number in LEVELS.items()}}
@@ -26,11 +28,13 @@ _SECRETS = [
     (re.compile(r"\bgAAAA[\w-]{20,}=*"), "[token]"),
     (
         re.compile(
-            r"(?i)\b(password|passwd|secret|token|code|code_verifier|cookie|authorization|bearer|totp)"
+            r"(?i)\b(password|passwd|secret|token|code_verifier|cookie|authorization|bearer|totp)"
             r"(\"?\s*[=:]\s*\"?)(?:Some\(\"?)?(?:(?:bearer|basic)\s+)?[^\s\",;)}|]{4,}"
         ),
         r"\1\2[redacted]",
     ),
+    # A short "code: 13" is an error's number, not an authorization code.
+    (re.compile(r"(?i)\b(code)(\"?\s*[=:]\s*\"?)[^\s\",;)}|]{16,}"), r"\1\2[redacted]"),
 ]
 
 
@@ -76,7 +80,7 @@ class Log:
         """Log each step."""
         self.log(TRACE, message, **fields)
 
-    def exception(self, message: str, error: BaseException, **fields: Any) -> None:
+    def crash(self, message: str, error: BaseException, **fields: Any) -> None:
         """Log an unexpected error with its traceback: a bug of ours."""
         if self._logger.isEnabledFor(logging.ERROR):
             info = (type(error), error, error.__traceback__)
@@ -148,6 +152,18 @@ def _file_handler(file: Path) -> logging.Handler:
     handler = _QuietFile(file, encoding="utf-8")
     handler.setFormatter(JsonFormatter())
     return handler
+
+
+def check_file(file: Path | None) -> None:
+    """Check that ``file`` can be written to, creating it when missing. Raises ConfigError."""
+    if file is None:
+        return
+    try:
+        _file_handler(file).close()
+    except OSError as error:
+        fix = "Create the directory and let this user write to it, or leave log_file empty."
+        problem = Problem(str(file), "log_file", error.strerror or str(error), "a file that can be written to", fix)
+        raise ConfigError([problem]) from None
 
 
 def configure(level: str, style: str = "auto", file: Path | None = None) -> None:

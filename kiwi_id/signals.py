@@ -4,35 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from types import FrameType
 
 import trio
 
+from kiwi_id.early_signals import RELOAD, STOP, held
 from kiwi_id.logs import Log
 
 log = Log("signals")
-
-# SIGPWR and SIGRTMIN+3 are how LXC and systemd-nspawn ask an init to power off; SIGINT is LXC's reboot and a person's Ctrl-C.
-STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGPWR, signal.SIGRTMIN + 3)
-RELOAD = signal.SIGHUP
-
-_early: list[int] = []
-
-
-def hold_early() -> None:
-    """Install plain handlers that remember stop signals until the Trio task takes over.
-
-    Called before the heavy imports: the kernel discards signals to a PID 1 without handlers, so a container that is stopped
-    while it starts would otherwise hang until it is killed. Must run in the main thread.
-    """
-
-    def remember(number: int, _frame: FrameType | None) -> None:
-        _early.append(number)
-
-    for number in STOP:
-        signal.signal(number, remember)
-    # A reload before the configuration has been read has nothing to do: reading it is what comes next anyway.
-    signal.signal(RELOAD, lambda _number, _frame: None)
 
 
 def name(number: int) -> str:
@@ -56,9 +34,9 @@ class Signals:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Receive signals for ever; cancel to end. Ends last of all tasks, because the receiver re-raises what is pending."""
         with trio.open_signal_receiver(*STOP, RELOAD) as received:
-            for number in _early:
+            for number in held:
                 self._stop(number)
-            _early.clear()
+            held.clear()
             task_status.started()
             async for number in received:
                 if number == RELOAD:

@@ -45,7 +45,8 @@ def main(argv: list[str] | None = None) -> int:
             module = import_module(f"kiwi_id.cli.{name}")
             module.add_arguments(command)
     args = parser.parse_args(arguments)
-    assert module is not None  # argparse has refused every other command
+    if module is None:  # argparse has refused every other command
+        raise SystemExit(Exit.USAGE)
     try:
         code: int = module.run(args)
     except KiwiError as error:

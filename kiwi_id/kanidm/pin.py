@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 from kiwi_id.errors import ConfigError, Problem
@@ -31,14 +32,21 @@ class UpstreamPin:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.reload(chain)
 
-    def reload(self, chain: Path) -> None:
-        """Read the chain anew (it may be another file). Raises ConfigError; the pin then stays as it was."""
-        pems = read_chain(chain)
-        leaf = ssl.PEM_cert_to_DER_cert(pems[0])
+    def prepare(self, chain: Path) -> Callable[[], None]:
+        """Read the chain anew (it may be another file) and return the function that puts it in force. Raises ConfigError."""
+        leaf = ssl.PEM_cert_to_DER_cert(read_chain(chain)[0])
         # kanidmd changes its certificate some moments after us, or refuses to: until then the old one is still presented.
         leaves = (leaf, *(old for old in self._leaves[:1] if old != leaf))
         context = client_context(chain, extra=leaves)
-        self._chain, self._leaves, self.context = chain, leaves, context
+
+        def apply() -> None:
+            self._chain, self._leaves, self.context = chain, leaves, context
+
+        return apply
+
+    def reload(self, chain: Path) -> None:
+        """Prepare and apply at once. Raises ConfigError; the pin then stays as it was."""
+        self.prepare(chain)()
 
     def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> None:
         """Check a connection after its handshake. Raises PinMismatch."""

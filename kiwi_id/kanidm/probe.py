@@ -53,7 +53,7 @@ async def connect(address: Address, pin: UpstreamPin) -> trio.SSLStream[trio.Soc
     stream = trio.SSLStream(tcp, pin.context, server_hostname=address.host, https_compatible=True)
     try:
         await stream.do_handshake()
-        connection = stream._ssl_object  # type: ignore[attr-defined]  # noqa: SLF001 - Trio offers no getter for the object
+        connection = stream._ssl_object  # Trio offers no getter for the object itself
         pin.check(connection)
     except BaseException:
         await trio.aclose_forcefully(stream)

@@ -110,22 +110,26 @@ def parse(text: str, path: Path) -> ServerToml:
     return server
 
 
-def origin_of(domain: str, origin: str) -> str:
+def origin_of(domain: str, origin: Any) -> str:
     """Return ``origin`` normalised, when it can belong to ``domain``.
 
     Raises Refused otherwise. Kanidm does not start when the origin's host is not its domain or below it
     (server/lib/src/idm/server.rs), and passkeys are bound to it, so addresses are refused as well.
     """
     allowed = f'"https://{domain}" or a host below it, with an optional port and no path'
-    parts = urlsplit(origin)
+    if not isinstance(origin, str):
+        raise Refused(values.shown(origin), allowed)
+    if "@" in origin:  # not repeated: there may be a password before it
+        raise Refused("a URL with a user name", allowed, "Leave out the user.")
     try:
+        parts = urlsplit(origin)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise Refused(values.shown(origin), allowed, f"{error}.") from None
     if parts.scheme != "https" or not host:
         raise Refused(values.shown(origin), allowed, "The origin must begin with https://.")
-    if parts.username is not None or parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise Refused(f'"https://{host}…" (string)', allowed, "Leave out user, path and query.")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise Refused(values.shown(origin), allowed, "Leave out path and query.")
     if host != domain and not host.endswith(f".{domain}"):
         raise Refused(values.shown(origin), allowed, "The host must be the domain itself or end with a dot and the domain.")
     return f"https://{host}" if port in (None, 443) else f"https://{host}:{port}"
@@ -151,7 +155,7 @@ class _Reader:
     def server(self) -> ServerToml | None:
         version = self._version()
         domain = self._take("domain", domain_of)
-        origin = self._take("origin", lambda value: origin_of(domain, value) if domain else value)
+        origin = self._take("origin", lambda value: origin_of(domain, value) if domain else value)  # one error, not two
         paths = {key: self._take(key, values.path) for key in ("db_path", "tls_chain", "tls_key")}
         admin = self._take("adminbindpath", values.path, DEFAULT_ADMIN_SOCKET)
         bind = self._take("bindaddress", _addresses, str(DEFAULT_BIND))

@@ -1,0 +1,47 @@
+"""``kiwi-id reload``: the same as SIGHUP, but it can say whether it worked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from kiwi_id import config, control
+from kiwi_id.cli import add_config_option
+from kiwi_id.errors import Exit, Problem
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    add_config_option(parser)
+    parser.add_argument("--wait", action="store_true", help="wait for the reload, tell what it did or why it failed")
+    parser.add_argument("--json", action="store_true", help="print the outcome as JSON (implies --wait)")
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long to wait (default: 30)")
+    parser.add_argument("--socket", metavar="PATH", help="control socket (default: the one in runtime_dir)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask for a reload; return 0 when it worked (or was asked for), 78 when the files were refused."""
+    path = Path(args.socket) if args.socket else config.control_socket_of(config.config_path(args.config))
+    if not (args.wait or args.json):
+        pid = control.call(path, "status", timeout=args.timeout)["pid"]
+        os.kill(pid, signal.SIGHUP)
+        return Exit.OK
+    outcome = control.call(path, "reload", timeout=args.timeout)
+    if args.json:
+        sys.stdout.write(json.dumps(outcome) + "\n")
+    elif outcome["ok"]:
+        changed = ", ".join(outcome["changed"]) or "nothing of config.toml"
+        sys.stdout.write(f"Reloaded. Changed: {changed}.\n")
+        if outcome["needs_restart"]:
+            sys.stdout.write(f"These need a restart of Kiwi ID to change: {', '.join(outcome['needs_restart'])}.\n")
+        if not outcome["child_reloaded"]:
+            sys.stdout.write("kanidmd was not ready and was not told; it reads its files when it starts.\n")
+    else:
+        sys.stderr.write("Not reloaded; the last good configuration is in force. To mend:\n")
+        for problem in outcome["problems"]:
+            sys.stderr.write(f"  {Problem(**problem)}\n")
+    return Exit.OK if outcome["ok"] else Exit.CONFIG

@@ -1,0 +1,232 @@
+"""One client connection: HTTP/1.1 by h11, request after request, each handed to the handler as an :class:`Exchange`.
+
+This stands in place of Hypercorn's per-connection server, which spends about a millisecond a request, takes a stray byte for the
+end of the whole server, and shields its sends without a deadline (docs/architecture.md, "The connection loop").
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import h11
+import trio
+
+from kiwi_id.config import Limits
+from kiwi_id.logs import Log
+from kiwi_id.proxy import pages, rules
+from kiwi_id.proxy.exchange import Aborted, ClientGone, Handler
+from kiwi_id.proxy.h11_exchange import H11Exchange
+from kiwi_id.proxy.rules import BadRequest, Headers
+from kiwi_id.values import Network
+
+log = Log("front")
+access_log = Log("access")
+
+READ_SIZE = 65536
+# A client that has sent its request may close its sending side and still read (RFC 9112 §9.6 allows it), and a FIN looks the
+# same when it has gone for good. It gets this long, in seconds, for its answer to begin; Kanidm needs milliseconds.
+HALF_CLOSE_GRACE = 2.0
+LINGER = 1.0
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Settings:
+    """What a connection reads anew at each request: ``limits``, ``trusted`` networks. Replaced as a whole by a reload."""
+
+    def __init__(self, limits: Limits, trusted: tuple[Network, ...]) -> None:
+        self.limits, self.trusted = limits, trusted
+
+
+class Connection:
+    """A client's connection. ``serve`` runs it to its end; ``drain`` asks it to end after the request in progress."""
+
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream | trio.SSLStream[Any],
+        peer: tuple[str, int],
+        scheme: str,
+        *,
+        handler: Handler,
+        settings: Callable[[], Settings],
+    ) -> None:
+        self.stream, self.peer, self.scheme = stream, peer, scheme
+        self.settings = settings
+        self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings().limits.max_header_bytes + READ_SIZE)
+        self.draining = False
+        self.eof = False
+        self.buffer = bytearray()
+        self._handler = handler
+        self._idle: trio.CancelScope | None = None
+
+    def drain(self) -> None:
+        """End the connection as soon as no request is in progress on it: now, when it is idle."""
+        self.draining = True
+        if self._idle is not None:
+            self._idle.cancel()
+
+    async def serve(self) -> None:
+        """Serve requests until the connection ends. The stream is closed by the caller."""
+        with suppress(ClientGone):
+            try:
+                first = True
+                while (head := await self._receive_head(first)) is not None:
+                    first = False
+                    exchange = self._exchange(head)
+                    await self._handle(exchange)
+                    if not self._next_cycle():
+                        break
+            except BadRequest as refusal:
+                await self._refuse(refusal)
+        if self.h11.our_state is not h11.ERROR:
+            await self._linger()
+
+    async def _receive_head(self, first: bool) -> bytes | None:
+        """Return the raw head of the next request, or None when there is none. Raises BadRequest."""
+        limits = self.settings().limits
+        buffer, scanned = self.buffer, 0
+        # A new connection that says nothing is a held resource; a kept-alive one is a browser that may come back.
+        patience = limits.header_timeout if first else limits.keep_alive_timeout
+        with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
+            self._idle = scope if not buffer else None
+            try:
+                while True:
+                    if buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before a request is ignored
+                        del buffer[:2]
+                        scanned = 0
+                    if buffer:
+                        if self._idle is not None:
+                            self._idle = None
+                            scope.deadline = trio.current_time() + limits.header_timeout
+                        end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
+                        rules.check_head(buffer[: end + 4] if end >= 0 else buffer)
+                        scanned = len(buffer)
+                        if 0 <= end <= limits.max_header_bytes:
+                            head = bytes(buffer[: end + 4])
+                            del buffer[: end + 4]
+                            return head
+                        if scanned > limits.max_header_bytes:
+                            raise BadRequest(431, "headers_too_large", "Request line and headers are larger than allowed here.")
+                    if self.eof or (self.draining and not buffer):
+                        return None
+                    data = await self.receive()
+                    if not data:
+                        self.eof = True
+                        if buffer:
+                            return None
+                    buffer += data
+            finally:
+                self._idle = None
+        if buffer and not self.draining:
+            raise BadRequest(408, "request_timeout", "The request's headers took too long to arrive.")
+        return None
+
+    async def receive(self) -> bytes:
+        """Return the next bytes of the client, empty at its end. Raises ClientGone."""
+        try:
+            return bytes(await self.stream.receive_some(READ_SIZE))
+        except _GONE:
+            raise ClientGone from None
+
+    def _exchange(self, head: bytes) -> H11Exchange:
+        self.h11.receive_data(head)
+        try:
+            event = self.h11.next_event()
+        except h11.RemoteProtocolError as error:
+            raise BadRequest(error.error_status_hint, "malformed_request", "The request is not valid HTTP/1.1.") from None
+        if not isinstance(event, h11.Request):
+            raise BadRequest(400, "malformed_request", "The request is not valid HTTP/1.1.")
+        headers: Headers = list(event.headers)
+        host = next((value for name, value in headers if name == b"host"), None)
+        rules.check_framing(head, event.http_version, headers)
+        target = rules.origin_form(event.method, event.target, host)
+        settings = self.settings()
+        exchange = H11Exchange(self, settings.limits, event, headers, target)
+        exchange.origin = rules.find_origin(self.peer[0], self.scheme, headers, host, settings.trusted)
+        return exchange
+
+    async def _handle(self, exchange: H11Exchange) -> None:
+        began = time.perf_counter()
+        outcome = ""
+        try:
+            try:
+                exchange.check_expectation()
+                await self._handler(exchange)
+            except BadRequest as refusal:
+                if exchange.started:
+                    raise Aborted(refusal.code) from None
+                exchange.close_after()
+                await exchange.respond_error(refusal.status, refusal.code, refusal.message)
+        except ClientGone:
+            outcome = "client gone"
+            raise
+        except Aborted as error:
+            outcome = f"aborted: {error}"
+            raise ClientGone from None
+        except trio.Cancelled:
+            outcome = "cancelled"
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug of ours costs one request, never the server
+            log.crash("unexpected error in a request", error, request_id=exchange.request_id.decode("latin-1"))
+            outcome = "internal error"
+            if exchange.started:
+                raise ClientGone from None
+            exchange.close_after()
+            await exchange.respond_error(500, "internal_error", "An unexpected error occurred. It has been logged.")
+        finally:
+            exchange.log(time.perf_counter() - began, outcome)
+
+    def _next_cycle(self) -> bool:
+        connection = self.h11
+        if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE or self.draining:
+            return False
+        # Bytes that h11 was given with a body and that belong to the next request come back to our buffer, where each head
+        # is checked raw; h11 cannot give them back, so it is made anew.
+        rest, _ = connection.trailing_data
+        if rest:
+            self.buffer[:0] = rest
+            limit = self.settings().limits.max_header_bytes + READ_SIZE
+            self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limit)
+        else:
+            connection.start_next_cycle()
+        return True
+
+    async def _refuse(self, refusal: BadRequest) -> None:
+        """Answer what could not even become an exchange, and end the connection."""
+        request_id = rules.request_id([])
+        headers, body = pages.error(refusal.status, refusal.code, refusal.message, request_id=request_id, html_wanted=False)
+        log.debug("refused", status=refusal.status, code=refusal.code, client=self.peer[0])
+        access_log.info(
+            "request", status=refusal.status, error=refusal.code, client=self.peer[0], request_id=request_id.decode("latin-1")
+        )
+        lines = b"".join(b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
+        head = b"HTTP/1.1 %d Refused\r\n%s\r\n" % (refusal.status, lines)
+        with trio.move_on_after(LINGER), suppress(*_GONE):
+            await self.stream.send_all(head + body)
+
+    async def _linger(self) -> None:
+        """Close so that the client can read what we sent: a close with unread bytes of its would reset the connection."""
+        with trio.move_on_after(LINGER), suppress(*_GONE):
+            if isinstance(self.stream, trio.abc.HalfCloseableStream):
+                await self.stream.send_eof()
+            elif not self.eof:
+                await self.stream.aclose()
+                return
+            while not self.eof and await self.stream.receive_some(READ_SIZE):
+                pass
+
+    async def watch(self, cancel: trio.CancelScope) -> None:
+        """Read ahead while a request is in progress; cancel ``cancel`` when the client has gone."""
+        try:
+            while not self.eof:
+                if len(self.buffer) > READ_SIZE:  # it pipelines: it is there, and what it sends can wait
+                    return
+                data = await self.stream.receive_some(READ_SIZE)
+                self.buffer += data
+                self.eof = not data
+            await trio.sleep(HALF_CLOSE_GRACE)
+        except _GONE:
+            pass
+        cancel.cancel()

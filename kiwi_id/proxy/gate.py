@@ -1,0 +1,44 @@
+"""The gate: while kanidmd is not ready, requests wait here, a bounded number for a bounded time, and are then served."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from kiwi_id.proxy.connection import Settings
+from kiwi_id.proxy.exchange import Exchange
+from kiwi_id.state import ChildState, ChildStatus
+
+# What a client is told to wait before it tries again, seconds: a restart of kanidmd takes less than one.
+RETRY_AFTER = 2
+
+
+class Shut(Exception):
+    """The request may not pass: it waited too long, too many wait already, or Kiwi ID is stopping."""
+
+
+class Gate:
+    """Opens when the child serves. ``waiting`` is the number of requests that wait now."""
+
+    def __init__(self, status: ChildStatus, settings: Callable[[], Settings]) -> None:
+        self._status, self._settings = status, settings
+        self.waiting = 0
+
+    async def wait_open(self, exchange: Exchange) -> None:
+        """Return as soon as the child serves. Raises Shut, or ClientGone when the client leaves meanwhile."""
+        if self._status.serving:
+            return
+        limits = self._settings().limits
+        if self.waiting >= limits.gate_requests or self._status.state in (ChildState.STOPPING, ChildState.FAILED):
+            raise Shut
+        self.waiting += 1
+        began = trio.current_time()
+        try:
+            with trio.move_on_after(limits.gate_timeout):
+                await exchange.attended(self._status.wait_serving)
+                return
+        finally:
+            self.waiting -= 1
+            exchange.notes["waited_ms"] = round((trio.current_time() - began) * 1000)
+        raise Shut

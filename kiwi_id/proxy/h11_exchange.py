@@ -1,0 +1,182 @@
+"""An :class:`Exchange` on an h11 connection: bodies in and out, 100-continue, disconnects, and the canonical log line."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import h11
+import trio
+
+from kiwi_id.config import Limits
+from kiwi_id.logs import Log
+from kiwi_id.proxy import rules
+from kiwi_id.proxy.exchange import Aborted, ClientGone, Exchange
+from kiwi_id.proxy.rules import BadRequest, Headers
+
+if TYPE_CHECKING:
+    from kiwi_id.proxy.connection import Connection
+
+access_log = Log("access")
+
+T = TypeVar("T")
+
+# Answers usually come sooner than this; only then is a second task started that watches the client meanwhile.
+UNATTENDED = 0.05
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class H11Exchange(Exchange):
+    """An exchange on an h11 connection."""
+
+    def __init__(self, connection: Connection, limits: Limits, event: h11.Request, headers: Headers, target: bytes) -> None:
+        self._connection, self._limits, self._h11 = connection, limits, connection.h11
+        self.method, self.target, self.version, self.headers = event.method, target, event.http_version, headers
+        self.path = target.partition(b"?")[0]
+        self.peer = connection.peer
+        self.request_id = rules.request_id(headers)
+        self.notes = {}
+        self._out: list[bytes] = []
+        self._trailers: Headers = []
+        self._close = connection.draining or connection.eof
+        self.has_body = any(
+            name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
+        )
+        self.expects_continue = self.has_body and self._h11.they_are_waiting_for_100_continue
+        if not self.has_body:
+            self._h11.next_event()  # the end of the message, so that h11 knows it, too
+
+    def check_expectation(self) -> None:
+        """Refuse what cannot be met: another Expect than 100-continue, or a body that says it is too large."""
+        for name, value in self.headers:
+            if name == b"expect" and value.lower() != b"100-continue":
+                raise BadRequest(417, "expectation_failed", "The only expectation that is met here is 100-continue.")
+            if name == b"content-length" and int(value) > self._limits.max_body_bytes:
+                raise BadRequest(413, "body_too_large", f"The request body may have {self._limits.max_body_bytes} bytes at most.")
+
+    def close_after(self) -> None:
+        """End the connection after this response."""
+        self._close = True
+
+    def body_at_hand(self) -> bytes | None:
+        if not self.has_body:
+            return b""
+        if self.expects_continue or self.received_bytes:
+            return None
+        buffer = self._connection.buffer
+        length = next((int(value) for name, value in self.headers if name == b"content-length"), -1)
+        if not 0 <= length <= len(buffer):
+            return None
+        self._h11.receive_data(bytes(buffer[:length]))
+        del buffer[:length]
+        parts: list[bytes] = []
+        while isinstance(event := self._h11.next_event(), h11.Data):
+            parts.append(bytes(event.data))
+        self.received_bytes = length
+        return b"".join(parts)
+
+    async def body(self) -> AsyncIterator[bytes]:
+        connection = self._connection
+        if connection.buffer:
+            self._h11.receive_data(bytes(connection.buffer))
+            connection.buffer.clear()
+        while True:
+            try:
+                event = self._h11.next_event()
+            except h11.RemoteProtocolError:
+                if connection.eof:
+                    raise ClientGone from None
+                raise BadRequest(400, "malformed_body", "The request body's chunks or length are wrong.") from None
+            if event is h11.NEED_DATA:
+                with trio.move_on_after(self._limits.body_timeout) as scope:
+                    data = await connection.receive()
+                if scope.cancelled_caught:
+                    raise BadRequest(408, "request_timeout", "The request body took too long to arrive.")
+                connection.eof = not data
+                self._h11.receive_data(data)
+            elif isinstance(event, h11.Data):
+                self.received_bytes += len(event.data)
+                if self.received_bytes > self._limits.max_body_bytes:
+                    raise BadRequest(413, "body_too_large", f"The body may have {self._limits.max_body_bytes} bytes at most.")
+                yield bytes(event.data)
+            else:
+                if isinstance(event, h11.EndOfMessage):
+                    self._trailers = list(event.headers)
+                return
+
+    @property
+    def request_trailers(self) -> Headers:
+        return self._trailers
+
+    async def informational(self, status: int, headers: Headers) -> None:
+        if self.version == b"1.1":
+            self._out.append(self._h11.send(h11.InformationalResponse(status_code=status, headers=headers)) or b"")
+            await self.flush()
+
+    def start(self, status: int, headers: Headers, reason: bytes = b"") -> None:
+        # While the request body has not been read to its end, the next request's beginning is unknown.
+        if self._close or self._h11.their_state is not h11.DONE or self._connection.draining:
+            headers = [*headers, (b"connection", b"close")]
+        self.status = status
+        self._out.append(self._h11.send(h11.Response(status_code=status, headers=headers, reason=reason)) or b"")
+
+    def write(self, data: bytes) -> None:
+        self.sent_bytes += len(data)
+        self._out.append(self._h11.send(h11.Data(data=data)) or b"")
+
+    def finish(self, trailers: Headers | None = None) -> None:
+        try:
+            self._out.append(self._h11.send(h11.EndOfMessage(headers=trailers or [])) or b"")
+        except h11.LocalProtocolError:
+            if not trailers:
+                raise Aborted("the response is shorter than its Content-Length") from None
+            self._out.append(self._h11.send(h11.EndOfMessage()) or b"")  # not chunked: no place for trailers
+
+    async def flush(self) -> None:
+        if not self._out:
+            return
+        data, self._out = b"".join(self._out), []
+        with trio.move_on_after(self._limits.body_timeout) as scope:
+            try:
+                await self._connection.stream.send_all(data)
+            except _GONE:
+                raise ClientGone from None
+        if scope.cancelled_caught:
+            raise ClientGone
+
+    async def attended(self, wait: Callable[[], Awaitable[T]]) -> T:
+        with trio.move_on_after(UNATTENDED):
+            return await wait()
+        if self._h11.their_state is not h11.DONE:
+            return await wait()  # the body is still arriving, and whoever reads it notices
+        result: list[T] = []
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._connection.watch, nursery.cancel_scope)
+            try:
+                result.append(await wait())
+            except Exception as error:  # noqa: BLE001 - carried out of the nursery, which would wrap it in a group
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        if not result:
+            raise ClientGone
+        return result[0]
+
+    def log(self, seconds: float, outcome: str) -> None:
+        """Write the canonical line of this request: no query, no header values, nothing that opens a session."""
+        fields: dict[str, object] = {
+            "method": self.method.decode("ascii", "replace"),
+            "path": self.path[:256].decode("ascii", "replace"),
+            "status": self.status,
+            "in": self.received_bytes,
+            "out": self.sent_bytes,
+            "ms": round(seconds * 1000, 2),
+            "client": self.origin.client,
+            "request_id": self.request_id.decode("latin-1"),
+            **self.notes,
+        }
+        if outcome:
+            fields["outcome"] = outcome
+        access_log.info("request", **fields)

@@ -1,0 +1,170 @@
+"""The listener: binds, accepts, shakes hands, and runs one connection server for each client; drains them at the end.
+
+Hypercorn's accept loop is not used: an exception in one connection ends its whole server, its TLS context cannot be replaced, and
+it has no cap (docs/architecture.md, "The connection loop").
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import trio
+
+from kiwi_id.config import Config
+from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.logs import Log
+from kiwi_id.proxy.connection import Connection, Settings
+from kiwi_id.proxy.exchange import Handler
+from kiwi_id.proxy.rules import plain_address
+from kiwi_id.values import Address
+
+log = Log("front")
+
+_BACKLOG = 1024
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 94\r\nretry-after: 2\r\n"
+    b"connection: close\r\n\r\n"
+    b'{"error":{"code":"too_many_connections","message":"Too many connections are open. Try again."}}'
+)
+_BUSY = _BUSY.replace(b"94", str(len(_BUSY.partition(b"\r\n\r\n")[2])).encode())
+
+
+def bind(address: Address) -> list[socket.socket]:
+    """Bind and listen on every address that ``address`` resolves to. Raises ConfigError in words when that fails."""
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, where in found:
+            sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol)
+            sockets.append(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(where)
+            sock.listen(_BACKLOG)
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        fix = {
+            errno.EADDRINUSE: "Another program listens there: 'ss -ltnp' shows which. Stop it, or choose another address.",
+            errno.EADDRNOTAVAIL: "This machine has no such address yet: bring the interface up, or choose one of 'ip address'.",
+            errno.EACCES: "Ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or choose a higher port.",
+        }.get(error.errno or 0, "")
+        problem = Problem(str(address), "listen_addr", error.strerror or str(error), "an address that can be listened on", fix)
+        raise ConfigError([problem]) from None
+    return sockets
+
+
+def tls_context(config: Config) -> ssl.SSLContext | None:
+    """Return the listener's TLS context, or None for plain HTTP. Raises ConfigError when the files cannot be used."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    try:
+        # The password callback only refuses: without it OpenSSL would ask on the terminal and hang a start.
+        context.load_cert_chain(config.tls_cert, config.tls_key, password=lambda: "")
+    except (OSError, ssl.SSLError) as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) and error.reason else error.strerror or str(error)
+        problem = Problem(
+            str(config.tls_cert),
+            "tls_cert",
+            f"files that cannot be used together ({reason}; tls_key is {config.tls_key})",
+            "a PEM certificate chain, and in tls_key its private key, without a password",
+            "Check both files with 'kiwi-id check'.",
+        )
+        raise ConfigError([problem]) from None
+    return context
+
+
+class Listener:
+    """Accepts on bound sockets. ``tls`` may be replaced at any time; connections that are open keep theirs."""
+
+    def __init__(
+        self,
+        sockets: list[socket.socket],
+        *,
+        tls: ssl.SSLContext | None,
+        handler: Handler,
+        settings: Callable[[], Settings],
+    ) -> None:
+        self.tls = tls
+        self.connections: set[Connection] = set()
+        self.open = 0
+        self.refused = 0
+        self._handler, self._settings = handler, settings
+        self._listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+        self.addresses = [Address(*sock.getsockname()[:2]) for sock in sockets]
+        self._accepting = trio.CancelScope()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until :meth:`stop` (or cancellation); all connections have ended when this returns."""
+        async with trio.open_nursery() as connections:
+            connections.start_soon(self._accept, connections)
+            task_status.started()
+            log.info("listening", addresses=[str(address) for address in self.addresses], tls=self.tls is not None)
+
+    async def _accept(self, connections: trio.Nursery) -> None:
+        with self._accepting:
+            # Trio's loop rides out EMFILE and the like by itself: it waits a moment and accepts again.
+            await trio.serve_listeners(self._serve, self._listeners, handler_nursery=connections)
+        for listener in self._listeners:
+            await listener.aclose()
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        """Serve one client. Nothing that goes wrong here may end more than this one connection."""
+        peer = stream.socket.getpeername()[:2] if stream.socket.family != socket.AF_UNIX else ("", 0)
+        self.open += 1
+        try:
+            if self.open > self._settings().limits.max_connections:
+                await self._turn_away(stream)
+                return
+            await self._serve_client(stream, (plain_address(peer[0].partition("%")[0]) or peer[0], peer[1]))
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
+            log.debug("connection failed", error=str(error.__cause__ or error), client=peer[0])
+        except Exception as error:  # noqa: BLE001 - see above
+            log.crash("unexpected error in a connection", error, client=peer[0])
+        finally:
+            self.open -= 1
+            with trio.move_on_after(1, shield=True):
+                await trio.aclose_forcefully(stream)
+
+    async def _serve_client(self, tcp: trio.SocketStream, peer: tuple[str, int]) -> None:
+        stream: Any = tcp
+        scheme = "http"
+        if self.tls is not None:
+            scheme = "https"
+            stream = trio.SSLStream(tcp, self.tls, server_side=True, https_compatible=True)
+            with trio.move_on_after(self._settings().limits.tls_handshake_timeout) as scope:
+                await stream.do_handshake()
+            if scope.cancelled_caught:
+                log.debug("TLS handshake took too long", client=peer[0])
+                return
+        connection = Connection(stream, peer, scheme, handler=self._handler, settings=self._settings)
+        self.connections.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self.connections.discard(connection)
+
+    async def _turn_away(self, stream: trio.SocketStream) -> None:
+        self.refused += 1
+        if self.refused & (self.refused - 1) == 0:  # at 1, 2, 4, 8, …: a flood must not flood the log
+            log.warn("too many connections", open=self.open, refused=self.refused)
+        if self.tls is None:
+            with trio.move_on_after(1), suppress(trio.BrokenResourceError):
+                await stream.send_all(_BUSY)
+                await stream.send_eof()
+
+    def stop(self) -> None:
+        """Stop accepting and let each connection end after the request in progress. ``run`` then returns by itself."""
+        self._accepting.cancel()
+        for connection in list(self.connections):
+            connection.drain()

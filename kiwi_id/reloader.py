@@ -1,0 +1,124 @@
+"""The reloader: SIGHUP, ``systemctl reload`` and ``kiwi-id reload`` make the files on disk the running configuration.
+
+All or nothing: everything is read and checked first, by the ``prepare`` steps that the supervisor hands over; only when each of
+them has succeeded are their results applied, and applying cannot fail. A broken file changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from kiwi_id import config as config_module
+from kiwi_id.config import Config
+from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.logs import Log
+from kiwi_id.notify import Notifier
+
+log = Log("reloader")
+
+# Reads and checks what one part needs of the new configuration; raises ConfigError, or returns the function that applies it.
+Prepare = Callable[[Config], Callable[[], None]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a reload did: ``changed`` keys are in force, ``needs_restart`` keys are not until Kiwi ID itself is restarted."""
+
+    problems: list[Problem] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    needs_restart: list[str] = field(default_factory=list)
+    child_reloaded: bool = False
+
+    def as_dict(self) -> dict[str, object]:
+        """Return it as the answer of the control socket."""
+        return {
+            "ok": not self.problems,
+            "problems": [problem.as_dict() for problem in self.problems],
+            "changed": self.changed,
+            "needs_restart": self.needs_restart,
+            "child_reloaded": self.child_reloaded,
+        }
+
+
+class Reloader:
+    """Holds the configuration in force (``current``) and replaces it; ``run`` is the task that serves SIGHUP."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        prepare: list[Prepare],
+        hang_up: Callable[[], bool],
+        notifier: Notifier,
+        summary: Callable[[], str],
+    ) -> None:
+        self.current = config
+        self.last: Outcome | None = None
+        self._prepare, self._hang_up, self._notifier, self._summary = prepare, hang_up, notifier, summary
+        self._one_at_a_time = trio.Lock()
+
+    async def run(
+        self,
+        requests: trio.MemoryReceiveChannel[None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Reload once for each request, until cancelled."""
+        task_status.started()
+        async for _ in requests:
+            await self.reload()
+
+    async def reload(self) -> Outcome:
+        """Read everything anew; return what came of it, which is also logged and told to the service manager."""
+        async with self._one_at_a_time:
+            self._notifier.reloading()
+            try:
+                # In a thread: parsing keys takes a tenth of a second, and logins go on meanwhile.
+                outcome = self._apply(await trio.to_thread.run_sync(self._read, self.current.path))
+            finally:
+                # Also after a failure: 'systemctl reload' waits for READY and would hang without it.
+                failed = self.last is not None and bool(self.last.problems)
+                self._notifier.ready("reload failed, the last good configuration is in force" if failed else self._summary())
+            return outcome
+
+    def _read(self, file: Path) -> tuple[Config, list[Callable[[], None]]] | list[Problem]:
+        try:
+            new = config_module.load(file)
+            return new, self._checked(new)
+        except ConfigError as error:
+            return error.problems
+
+    def _apply(self, read: tuple[Config, list[Callable[[], None]]] | list[Problem]) -> Outcome:
+        if isinstance(read, list):
+            for problem in read:
+                log.error("reload refused", **problem.as_dict())
+            log.error("reload failed; the last good configuration stays in force", problems=len(read))
+            self.last = Outcome(problems=read)
+            return self.last
+        new, steps = read
+        changed, fixed = config_module.changes(self.current, new)
+        for apply in steps:
+            apply()
+        self.current = new
+        if fixed:
+            log.warn("these keys changed but need a restart of Kiwi ID", keys=fixed)
+        hung_up = self._hang_up()
+        self.last = Outcome(changed=changed, needs_restart=fixed, child_reloaded=hung_up)
+        log.info("reloaded", changed=changed, needs_restart=fixed, child_reloaded=hung_up)
+        return self.last
+
+    def _checked(self, new: Config) -> list[Callable[[], None]]:
+        steps: list[Callable[[], None]] = []
+        problems: list[Problem] = []
+        for prepare in self._prepare:
+            try:
+                steps.append(prepare(new))
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return steps

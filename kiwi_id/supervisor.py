@@ -1,0 +1,316 @@
+"""The supervisor: one nursery in which everything that Kiwi ID does is a sibling task. Read this file first.
+
+    reaper ── signals ── child ── listener ── watchdog ── reloader ── control, facade, certificates, keep-alive
+      │          │         │         │            │            │
+      │          │         │         │            │            └ SIGHUP: files on disk → configuration in force
+      │          │         │         │            └ probes kanidmd, has it restarted when it hangs
+      │          │         │         └ serves clients: router → (facade | gate → forwarder → kanidmd)
+      │          │         └ spawns kanidmd, waits for readiness, restarts it
+      │          └ SIGTERM and its like → stop; SIGHUP → reload
+      └ waits for every child process, ours and orphans
+
+They are started in this order and stopped in reverse, each with a deadline: a bare cancellation of the nursery would end all of
+them at once, and the requests in flight with them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from kiwi_id import __version__, control, lock, logs, notify, watchdog
+from kiwi_id.child import Child, ChildSettings
+from kiwi_id.config import Config
+from kiwi_id.errors import Exit, KiwiError
+from kiwi_id.kanidm.probe import probe
+from kiwi_id.logs import Log
+from kiwi_id.plan import Plan
+from kiwi_id.proxy.connection import Settings
+from kiwi_id.proxy.forwarder import Forwarder
+from kiwi_id.proxy.gate import Gate
+from kiwi_id.proxy.listener import Listener
+from kiwi_id.proxy.pool import Pool
+from kiwi_id.proxy.router import Router
+from kiwi_id.reaper import Reaper
+from kiwi_id.reloader import Reloader
+from kiwi_id.signals import Signals
+from kiwi_id.state import ChildStatus
+from kiwi_id.web.facade import Facade
+
+log = Log("supervisor")
+
+# Shares of shutdown_timeout: requests in flight get the first part, kanidmd what is left but for the sweep of orphans.
+DRAIN_SHARE = 0.5
+SWEEP_SHARE = 0.1
+# One readiness probe while kanidmd boots, seconds; refused connections fail at once, this bounds one that hangs.
+START_PROBE = 2.0
+
+
+class Supervisor:
+    """Kiwi ID, running. ``plan`` holds what was read and bound before; ``run`` returns the exit code of the process."""
+
+    def __init__(self, plan: Plan, notifier: notify.Notifier) -> None:
+        self.plan, self.notifier = plan, notifier
+        self.failure: KiwiError | None = None
+        self._scopes: dict[str, trio.CancelScope] = {}
+        self._ended: dict[str, trio.Event] = {}
+        self._settings = Settings(plan.config.limits, plan.config.trusted_proxies)
+
+        self.status = ChildStatus()
+        self.signals = Signals()
+        self.reaper = Reaper()
+        self.pool = Pool(plan.config.upstream_addr, plan.pin, size=plan.config.limits.upstream_connections)
+        self.status.on_exit.append(self.pool.child_ended)
+        self.gate = Gate(self.status, lambda: self._settings)
+        self.facade = Facade(self._make_app)
+        self.listener = Listener(
+            plan.sockets,
+            tls=plan.tls,
+            handler=Router(_facade_paths(self.facade), Forwarder(self.pool, self.gate, lambda: self._settings)),
+            settings=lambda: self._settings,
+        )
+        self.reloader = Reloader(
+            plan.config,
+            prepare=[plan.prepare_tls(self.listener), plan.prepare_keys, plan.prepare_pin, self._prepare_limits, _prepare_logs],
+            hang_up=self._hang_up,
+            notifier=notifier,
+            summary=self.summary,
+        )
+        self.child: Child
+
+    @property
+    def config(self) -> Config:
+        """The configuration in force."""
+        return self.reloader.current
+
+    async def run(self) -> Exit:
+        """Run until a stop signal or a failure; leave no process behind. Raises KiwiError when it cannot start."""
+        async with trio.open_nursery() as nursery:
+            start = nursery.start
+            await start(self._sibling, "reaper", self.reaper.run)
+            await start(self._sibling, "signals", self.signals.run)
+            try:
+                self.child = self._make_child(await lock.acquire(self.plan.server.db_path))
+                self.plan.listen_control()
+                await start(self._sibling, "child", self._run_child)
+                await start(self._sibling, "listener", self.listener.run)
+                await start(self._sibling, "watchdog", self._watch)
+                await start(self._sibling, "reloader", self._reload_on_request)
+                await start(self._sibling, "control", self._serve_control)
+                nursery.start_soon(self._load_rest)
+                nursery.start_soon(self._announce)
+                nursery.start_soon(notify.keep_alive, self.notifier, self._answers_itself)
+                await self.signals.stop.wait()
+            except KiwiError as error:
+                self.failure = error
+            await self._stop()
+            nursery.cancel_scope.cancel()
+        if self.failure is not None:
+            raise self.failure
+        return Exit.OK
+
+    # -- the siblings ------------------------------------------------------------------------------------------------------
+
+    async def _sibling(
+        self, name: str, task: Callable[..., Awaitable[None]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run one task under a cancel scope of its own, so that the stop can end it by name and wait for its end."""
+        self._ended[name] = trio.Event()
+        try:
+            with trio.CancelScope() as self._scopes[name]:
+                await task(task_status=task_status)
+        finally:
+            self._ended[name].set()
+
+    def _make_child(self, lock_descriptor: int) -> Child:
+        async def argv() -> list[str]:
+            # In a thread, because a changed binary is hashed; and before each start, because it may have been swapped.
+            binary = await trio.to_thread.run_sync(self.plan.binary.verify)
+            self.status.version, self.status.tested = binary.version, binary.tested
+            return [str(binary.path), "server", "-c", str(self.plan.config.upstream_config)]
+
+        return Child(
+            argv=argv,
+            status=self.status,
+            reaper=self.reaper,
+            probe=lambda: probe(self.plan.config.upstream_addr, self.plan.pin, timeout=START_PROBE),
+            settings=lambda: ChildSettings(self.config.health_check_timeout, self.config.restart_limit),
+            environ=os.environ,
+            keep_fds=(lock_descriptor,),
+        )
+
+    async def _run_child(self, *, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await self.child.run(task_status=task_status)
+        except KiwiError as error:
+            if not self.child.starts:
+                raise  # out of nursery.start: it could not even be started
+            # An orderly stop follows, not a crash of the nursery: clients get their 503, systemd its STOPPING=1.
+            self.failure = error
+            self.signals.request_stop("kanidmd cannot be kept running")
+
+    async def _watch(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await watchdog.watch(
+            status=self.status,
+            probe=lambda seconds: probe(self.plan.config.upstream_addr, self.plan.pin, timeout=seconds),
+            restart=self.child.restart,
+            settings=lambda: watchdog.WatchdogSettings(self.config.health_check_interval, self.config.health_check_timeout),
+            task_status=task_status,
+        )
+
+    async def _reload_on_request(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self.reloader.run(self.signals.reload, task_status=task_status)
+
+    async def _serve_control(self, *, task_status: trio.TaskStatus[None]) -> None:
+        async def reload() -> dict[str, Any]:
+            return (await self.reloader.reload()).as_dict()
+
+        async def status() -> dict[str, Any]:
+            return self.describe()
+
+        handlers: dict[str, control.Handler] = {"reload": reload, "status": status}
+        await control.serve(self.plan.control, handlers, path=self.plan.config.control_socket, task_status=task_status)
+
+    async def _load_rest(self) -> None:
+        """Do what need not come before kanidmd's start while it boots: import the application, check the signing key."""
+        try:
+            await self.facade.load()
+            await trio.to_thread.run_sync(self.plan.prepare_keys, self.config)
+        except KiwiError as error:
+            self.failure = error
+            self.signals.request_stop("the signing key cannot be used")
+            return
+        await self.plan.keep_certificates(self.status.wait_serving, self._hang_up)
+
+    async def _announce(self) -> None:
+        await self.status.wait_serving()
+        log.info("ready", version=__version__, upstream_version=self.status.version, tested=self.status.tested)
+        if not self.status.tested:
+            log.warn("this kanidmd was not tested with this Kiwi ID", upstream_version=self.status.version)
+        self.notifier.ready(self.summary())
+
+    async def _answers_itself(self) -> bool:
+        try:
+            address = self.listener.addresses[0]
+            with trio.move_on_after(5):
+                stream = await trio.open_tcp_stream(_reachable(address.host), address.port)
+                async with stream:
+                    # Plain HTTP gets an answer; with TLS the refusal of it shows as well that the connection is served.
+                    await stream.send_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    return bool(await stream.receive_some(1)) or self.listener.tls is not None
+        except (OSError, trio.BrokenResourceError):
+            pass
+        return False
+
+    def _make_app(self) -> Any:
+        from kiwi_id.web.app import Health, create_app  # noqa: PLC0415 - Quart takes 0.2 s to import
+
+        return create_app(Health(self.status, self.signals.stop.is_set))
+
+    # -- the end -----------------------------------------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        """Stop the siblings in reverse order within ``shutdown_timeout``; a second stop signal cuts every wait short."""
+        total = self.config.shutdown_timeout
+        ends = trio.current_time() + total
+        self.notifier.stopping()
+        for name in ("reloader", "watchdog"):
+            await self._end(name)
+        if "listener" in self._ended:
+            self.listener.stop()
+            await self._unless_hurried(self._ended["listener"].wait, total * DRAIN_SHARE)
+            if self.listener.connections:
+                log.warn("ending connections that did not drain", connections=len(self.listener.connections))
+            await self._end("listener")
+        for sock in self.plan.sockets:
+            sock.close()
+        if "child" in self._ended:
+            await self._unless_hurried(self._stop_child(ends), max(ends - trio.current_time(), 0.1))
+            self.child.kill()
+            await self._end("child")
+        orphans = await self.reaper.end_orphans(grace=max(0.2, min(total * SWEEP_SHARE, 2.0) / 2))
+        if orphans:
+            log.info("ended orphans", processes=orphans)
+        await self._end("control")
+        log.info("stopped", reason=self.signals.reason)
+
+    def _stop_child(self, ends: float) -> Callable[[], Awaitable[None]]:
+        async def stop() -> None:
+            await self.child.stop(grace=max(ends - trio.current_time() - self.config.shutdown_timeout * SWEEP_SHARE, 0.1))
+            await self._ended["child"].wait()
+
+        return stop
+
+    async def _unless_hurried(self, wait: Callable[[], Awaitable[object]], seconds: float) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await self.signals.hurry.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hurry)
+            with trio.move_on_after(seconds):
+                await wait()
+            nursery.cancel_scope.cancel()
+
+    async def _end(self, name: str) -> None:
+        if name in self._ended:
+            self._scopes[name].cancel()
+            await self._ended[name].wait()
+
+    # -- what others ask -----------------------------------------------------------------------------------------------------
+
+    def _prepare_limits(self, new: Config) -> Callable[[], None]:
+        def apply() -> None:
+            self._settings = Settings(new.limits, new.trusted_proxies)
+            self.pool.resize(new.limits.upstream_connections)
+
+        return apply
+
+    def _hang_up(self) -> bool:
+        return self.child.hang_up()
+
+    def summary(self) -> str:
+        """Return the line that ``systemctl status`` shows."""
+        return f"kanidmd {self.status.version} is {self.status.state.value}, restarted {self.status.restarts} times"
+
+    def describe(self) -> dict[str, Any]:
+        """Return what ``kiwi-id status`` shows."""
+        last = self.reloader.last
+        return {
+            "ok": True,
+            "pid": os.getpid(),
+            "version": __version__,
+            "config": str(self.config.path),
+            "listening": [str(address) for address in self.listener.addresses],
+            "connections": self.listener.open,
+            "waiting": self.gate.waiting,
+            "draining": self.signals.stop.is_set(),
+            "upstream": {
+                "state": self.status.state.value,
+                "pid": self.status.pid,
+                "version": self.status.version,
+                "tested": self.status.tested,
+                "restarts": self.status.restarts,
+                "since": self.status.since,
+            },
+            "orphans_reaped": self.reaper.reaped_orphans,
+            "last_reload": last.as_dict() if last else None,
+        }
+
+
+def _facade_paths(facade: Facade) -> dict[bytes, Facade]:
+    # Not imported from kiwi_id.web.app, which would load Quart now.
+    return dict.fromkeys((b"/livez", b"/readyz", b"/healthz"), facade)
+
+
+def _prepare_logs(new: Config) -> Callable[[], None]:
+    logs.check_file(new.log_file)
+    return lambda: logs.configure(new.log_level, new.log_format, new.log_file)
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound

@@ -1,0 +1,67 @@
+"""The watchdog: probes kanidmd for ever, tells when it does not answer, and has it restarted when that lasts too long."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from kiwi_id.kanidm.probe import ProbeFailed
+from kiwi_id.logs import Log
+from kiwi_id.state import ChildState, ChildStatus
+
+log = Log("watchdog")
+
+
+@dataclass(frozen=True)
+class WatchdogSettings:
+    """``interval`` and ``timeout`` in seconds; read anew before each probe, so that a reload takes effect at once."""
+
+    interval: float
+    timeout: float
+
+    @property
+    def probe_timeout(self) -> float:
+        """One probe's own deadline, seconds: shorter than the interval, so that probes never overlap."""
+        return min(self.interval * 0.9, 10.0)
+
+
+async def watch(
+    *,
+    status: ChildStatus,
+    probe: Callable[[float], Awaitable[None]],
+    restart: Callable[[str], Awaitable[None]],
+    settings: Callable[[], WatchdogSettings],
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Probe every interval; without a success for ``timeout`` seconds call ``restart``. Runs until cancelled.
+
+    ``probe(seconds)`` raises ProbeFailed. Time in which the child starts, waits to be restarted or stops does not count: the
+    child task has deadlines of its own for these.
+    """
+    task_status.started()
+    while True:
+        await status.wait_serving()
+        life = status.pid
+        healthy_at = trio.current_time()
+        while status.serving and status.pid == life:
+            now = settings()
+            await trio.sleep(now.interval)
+            if not status.serving or status.pid != life:
+                break
+            began = trio.current_time()
+            try:
+                await probe(now.probe_timeout)
+            except ProbeFailed as error:
+                # The probe's answer may be older than the state: the child may have ended while we waited for it.
+                if status.state is ChildState.READY and status.pid == life:
+                    status.transition(ChildState.UNHEALTHY, f"probe failed: {error}")
+                silent = trio.current_time() - healthy_at
+                log.debug("probe failed", error=str(error), silent_s=round(silent, 1))
+                if silent >= settings().timeout and status.state is ChildState.UNHEALTHY and status.pid == life:
+                    await restart(f"no successful probe for {silent:.0f} s")
+            else:
+                healthy_at = began
+                if status.state is ChildState.UNHEALTHY and status.pid == life:
+                    status.transition(ChildState.READY, "probe answered")
