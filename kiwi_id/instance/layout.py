@@ -167,11 +167,12 @@ class _Plan:
             fix = "Give --domain id.example.com: accounts and passkeys are bound to it, so there is no default."
             raise ConfigError([Problem("--domain", "", "nothing", "the DNS name of this Kanidm", fix)])
         default = f"https://localhost:{instance.listen_addr.port}" if domain == "localhost" else f"https://{domain}"
+        where = "--domain"
         try:
             domain = server_toml.domain_of(domain)
+            where = "--origin"
             origin = server_toml.origin_of(domain, options.origin or default)
         except Refused as refused:
-            where = "--origin" if refused.found.startswith('"http') else "--domain"
             raise ConfigError([Problem(where, "", refused.found, refused.allowed, refused.fix)]) from None
         target = instance.upstream_addr
         bind = target if target.host != "localhost" else Address("127.0.0.1", target.port)  # Kanidm takes addresses only
