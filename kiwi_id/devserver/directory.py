@@ -187,7 +187,8 @@ class Directory:
     def _forget(other: Entry, gone: str) -> bool:
         claims = other.private.get("claims", {}).values()
         maps = [other.private.get(name, {}) for name in ("scopes", "sup", "consents")] + [c["groups"] for c in claims]
-        return any([found.pop(gone, None) is not None for found in maps])
+        # Every map, not just the first that names it.
+        return sum(found.pop(gone, None) is not None for found in maps) > 0
 
     def _refer(self, attr: str, values: list[str]) -> list[str]:
         if attr not in _REFERENCES:

@@ -7,6 +7,7 @@ and the TLS set-up work, which a kept-alive connection does not.
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 import trio
@@ -29,6 +30,7 @@ async def probe(address: Address, pin: UpstreamPin, *, timeout: float) -> None:
             stream = await connect(address, pin)
             async with stream:
                 await stream.send_all(_REQUEST % str(address).encode())
+                acknowledge_now(stream)
                 answer = b""
                 while b"\r\n" not in answer and len(answer) < _MOST:
                     part = await stream.receive_some()
@@ -42,6 +44,15 @@ async def probe(address: Address, pin: UpstreamPin, *, timeout: float) -> None:
     status = answer.split(b"\r\n", 1)[0].split(b" ")
     if len(status) < 2 or status[0] != b"HTTP/1.1" or status[1] != b"200":
         raise ProbeFailed("an answer that is not 200")
+
+
+def acknowledge_now(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    """Acknowledge what has come at once; call it after the first send on a new connection.
+
+    kanidmd sends its TLS session tickets and then the answer, with Nagle's algorithm on: the answer waits for the tickets'
+    acknowledgement, which Linux delays by 40 ms once it takes the connection for an interactive one. Measured: 41 ms → 0.2 ms.
+    """
+    stream.transport_stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 async def connect(address: Address, pin: UpstreamPin) -> trio.SSLStream[trio.SocketStream]:

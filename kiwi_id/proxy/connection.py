@@ -18,7 +18,7 @@ from kiwi_id.config import Limits
 from kiwi_id.logs import Log
 from kiwi_id.proxy import pages, rules
 from kiwi_id.proxy.exchange import Aborted, ClientGone, Handler
-from kiwi_id.proxy.h11_exchange import H11Exchange
+from kiwi_id.proxy.h11_exchange import REASONS, H11Exchange
 from kiwi_id.proxy.rules import BadRequest, Headers
 from kiwi_id.values import Network
 
@@ -202,7 +202,7 @@ class Connection:
             "request", status=refusal.status, error=refusal.code, client=self.peer[0], request_id=request_id.decode("latin-1")
         )
         lines = b"".join(b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
-        head = b"HTTP/1.1 %d Refused\r\n%s\r\n" % (refusal.status, lines)
+        head = b"HTTP/1.1 %d %s\r\n%s\r\n" % (refusal.status, REASONS.get(refusal.status, b""), lines)
         with trio.move_on_after(LINGER), suppress(*_GONE):
             await self.stream.send_all(head + body)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
 import h11
@@ -23,6 +24,7 @@ T = TypeVar("T")
 
 # Answers usually come sooner than this; only then is a second task started that watches the client meanwhile.
 UNATTENDED = 0.05
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -118,6 +120,7 @@ class H11Exchange(Exchange):
         if self._close or self._h11.their_state is not h11.DONE or self._connection.draining:
             headers = [*headers, (b"connection", b"close")]
         self.status = status
+        reason = reason or REASONS.get(status, b"")
         self._out.append(self._h11.send(h11.Response(status_code=status, headers=headers, reason=reason)) or b"")
 
     def write(self, data: bytes) -> None:

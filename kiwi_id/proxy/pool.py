@@ -10,7 +10,7 @@ import h11
 import trio
 
 from kiwi_id.kanidm.pin import UpstreamPin
-from kiwi_id.kanidm.probe import connect
+from kiwi_id.kanidm.probe import acknowledge_now, connect
 from kiwi_id.proxy.rules import Headers
 from kiwi_id.values import Address
 
@@ -38,6 +38,7 @@ class Upstream:
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 18)
         self.life = life
         self.borrower: object = None
+        self._fresh = True
         self._used = 0.0
 
     async def send_head(self, method: bytes, target: bytes, headers: Headers, body: bytes | None) -> None:
@@ -60,6 +61,9 @@ class Upstream:
     async def _send(self, data: bytes) -> None:
         try:
             await self._stream.send_all(data)
+            if self._fresh:
+                self._fresh = False
+                acknowledge_now(self._stream)
         except _BROKEN as error:
             raise UpstreamLost(f"sending failed: {error}", sent=True) from None
 

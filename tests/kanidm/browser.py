@@ -123,7 +123,7 @@ class Browser:
         }
         if secret is None:
             form["client_id"] = request.client_id
-        credentials = None if secret is None else (request.client_id, secret)
+        credentials = httpx.USE_CLIENT_DEFAULT if secret is None else httpx.BasicAuth(request.client_id, secret)
         answer = await self.http.post("/oauth2/token", data=form, auth=credentials)
         assert answer.status_code == 200, answer.text
         tokens: dict[str, Any] = answer.json()
