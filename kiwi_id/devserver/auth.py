@@ -194,8 +194,7 @@ class Authenticator:
         now = time.time()
         # One step back is accepted, as Kanidm does: the person may have typed slowly.
         return any(
-            value in (totp(bytes(secret), now), totp(bytes(secret), now - 30))
-            for secret in account.private["totp"].values()
+            value in (totp(bytes(secret), now), totp(bytes(secret), now - 30)) for secret in account.private["totp"].values()
         )
 
     def _issue(self, account: Entry, login: _Login) -> str:
@@ -225,9 +224,7 @@ class Authenticator:
             "limit_search_max_filter_test": None,
         }
         if account.uuid != ANONYMOUS:
-            sessions = {
-                key: value for key, value in account.private.get("sessions", {}).items() if value["expiry"] > now
-            }
+            sessions = {key: value for key, value in account.private.get("sessions", {}).items() if value["expiry"] > now}
             sessions[uat["session_id"]] = {"expiry": uat["expiry"], "issued_at": uat["issued_at"], "scope": scope}
             account.private["sessions"] = sessions
             self._directory.save(account)

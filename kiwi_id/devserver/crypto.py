@@ -55,9 +55,7 @@ class SigningKey:
     def __init__(self, private: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey) -> None:
         self._private = private
         self.alg = "ES256" if isinstance(private, ec.EllipticCurvePrivateKey) else "RS256"
-        public = private.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        public = private.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         self.kid = hashlib.sha256(public).hexdigest()[:32]
 
     @classmethod

@@ -18,7 +18,7 @@ __all__ = ["Listener", "TlsError"]
 _CHUNK = 65536
 _HANDSHAKE_SECONDS = 30
 # What is left of an unread body is read up to here, so that the client sees the answer rather than a reset.
-_DRAIN_BYTES = 256 * 1024
+_DRAIN_BYTES = 2 * 1024 * 1024
 _LOST = (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, OSError)
 
 Logger = Callable[[Request, Response, float], None]

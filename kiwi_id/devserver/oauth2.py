@@ -93,11 +93,7 @@ def check_scopes(scopes: Iterable[str]) -> None:
 
 
 def _check_redirect(client: Entry, uri: str) -> None:
-    if (
-        client.is_a("oauth2_resource_server_public")
-        and client.flag("oauth2_allow_localhost_redirect")
-        and loopback(uri)
-    ):
+    if client.is_a("oauth2_resource_server_public") and client.flag("oauth2_allow_localhost_redirect") and loopback(uri):
         return
     known = [*client.attrs["oauth2_rs_origin_landing"], *client.attrs.get("oauth2_rs_origin", [])]
     opaque = uri in known and origin_of(uri) == "null"

@@ -92,9 +92,7 @@ class Tokens:
         account.private["o2"] = alive
         self._directory.save(account)
 
-    def _issue(
-        self, client: Entry, ticket: dict[str, Any], parent: str, session_id: str, scopes: list[str]
-    ) -> dict[str, Any]:
+    def _issue(self, client: Entry, ticket: dict[str, Any], parent: str, session_id: str, scopes: list[str]) -> dict[str, Any]:
         account = self._directory.get(ticket["account_uuid"])
         if account is None:
             raise OAuthError("invalid_grant")

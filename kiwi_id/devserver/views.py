@@ -11,9 +11,7 @@ from kiwi_id.devserver.oauth2 import OAuthError
 __all__ = ["add_routes"]
 
 _AUTHREQ_SECONDS = 900
-_NO_RESUME = (
-    "UI0003InvalidOauth2Resume - The server attemped to resume OAuth2, but no OAuth2 session is in progress."
-)
+_NO_RESUME = "UI0003InvalidOauth2Resume - The server attemped to resume OAuth2, but no OAuth2 session is in progress."
 
 
 def add_routes(router: Router, app: App) -> None:

@@ -1,0 +1,1 @@
+"""Tests of the stand-in for Kanidm: the real process, compared with recordings of the real server."""
