@@ -43,6 +43,9 @@ class Upstream:
 
     async def send_head(self, method: bytes, target: bytes, headers: Headers, body: bytes | None) -> None:
         """Send a request's head, and with it the whole ``body`` when that is known (None: it follows)."""
+        if body is None and not any(name == b"content-length" for name, _ in headers):
+            # The client sent it chunked; that was for its connection only, and without either field h11 allows no body.
+            headers = [*headers, (b"transfer-encoding", b"chunked")]
         out = self._h11.send(h11.Request(method=method, target=target, headers=headers)) or b""
         if body is not None:
             if body:

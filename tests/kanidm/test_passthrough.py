@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import re
+import ssl
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
+import trio
 
 from kiwi_id import demo
 from tests.kanidm.instance import Instance
@@ -110,16 +113,34 @@ async def test_large_scim_body(kiwi: Instance, chunked: bool) -> None:
         assert state.json() == {"Active": {"cookie": "AAAA"}}
 
 
+async def test_small_chunked_body(kiwi: Instance) -> None:
+    """A small body without a length arrives as well as a large one, also when the front has all of it at hand."""
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"step":{"init2":{"username":"alice",'
+        yield b'"issue":"token","privileged":false}}}'
+
+    async with kiwi.browser() as browser:
+        answer = await browser.http.post("/v1/auth", content=body(), headers={"content-type": "application/json"})
+        assert answer.status_code == 200
+        assert answer.json()["state"] == {"choose": ["password"]}
+
+
+def _post_too_much(kiwi: Instance) -> int:
+    """Post three MiB where Kanidm takes two; return the status, 0 when the connection was closed before one could be read."""
+    # Not httpx: it leaves the rest of a body that is refused early to the garbage collector, which warns.
+    context = ssl.create_default_context(cafile=str(kiwi.ca))
+    connection = http.client.HTTPSConnection("localhost", int(kiwi.origin.rpartition(":")[2]), timeout=30, context=context)
+    with contextlib.closing(connection):
+        try:
+            connection.request("POST", "/v1/auth", b" " * (3 * MEBIBYTE), {"content-type": "application/json"})
+            return connection.getresponse().status
+        except (ConnectionError, http.client.HTTPException, ssl.SSLError):
+            return 0
+
+
 async def test_body_over_the_limit_is_refused(kiwi: Instance) -> None:
     """A body over Kanidm's limit ends in its 413 or a closed connection, never in a hang, and the next request works."""
-    async with kiwi.browser() as browser:
-        try:
-            answer = await browser.http.post(
-                "/v1/auth", content=b" " * (3 * MEBIBYTE), headers={"content-type": "application/json"}
-            )
-        except httpx.TransportError:
-            pass
-        else:
-            assert answer.status_code == 413
-        async with kiwi.rest() as rest:
-            assert await rest.login(demo.USERS[0].name, demo.USERS[0].password)
+    assert await trio.to_thread.run_sync(_post_too_much, kiwi) in (413, 0)
+    async with kiwi.rest() as rest:
+        assert await rest.login(demo.USERS[0].name, demo.USERS[0].password)
