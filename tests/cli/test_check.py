@@ -1,0 +1,256 @@
+"""``kiwi-id check`` as a process: each thing that would stop a start is found, and nothing is changed by looking."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kiwi_id import config
+from kiwi_id.cli.check import table
+from kiwi_id.errors import Exit
+from kiwi_id.instance import certs, keys, layout
+from kiwi_id.instance.checks import Finding
+from kiwi_id.values import Address
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return int(trial.getsockname()[1])
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Path:
+    """A whole instance with a fake kanidmd of a tested version; returns its root."""
+    binary = tmp_path / "kanidmd"
+    binary.write_text("#!/bin/sh\necho 'kanidmd 1.5.0 abc'\n")
+    binary.chmod(0o755)
+    listen, upstream = Address("127.0.0.1", free_port()), Address("127.0.0.1", free_port())
+    options = layout.Options(upstream_bin=binary, key_type="es256", listen=listen, upstream=upstream)
+    layout.create(tmp_path / "i", options)
+    return tmp_path / "i"
+
+
+def run(instance: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command on the instance."""
+    command = [sys.executable, "-m", "kiwi_id", "check", "--config", str(instance / "etc/kiwi/config.toml"), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def check(instance: Path, *options: str) -> dict[str, Any]:
+    """Run it with --json; exit code and 'ok' must agree, and nothing may be on stderr."""
+    done = run(instance, "--json", *options)
+    assert done.stderr == ""
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (Exit.OK if report["ok"] else Exit.CONFIG)
+    return report
+
+
+def bad(instance: Path, *options: str, status: str = "wrong") -> list[tuple[str, str]]:
+    """Return (area, message) of each finding of ``status``."""
+    findings = check(instance, *options)["findings"]
+    return [(finding["area"], finding["message"]) for finding in findings if finding["status"] == status]
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    """Replace text that must be there."""
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_a_good_instance(instance: Path) -> None:
+    """Every area is reported as ok, exit code 0, and no file has changed."""
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in instance.rglob("*") if path.is_file()}
+    report = check(instance)
+    assert {finding["status"] for finding in report["findings"]} == {"ok"}
+    areas = ["config", "server.toml", "binary", "signing keys", "listener TLS", "upstream TLS", "ports", "ports", "directories"]
+    assert [finding["area"] for finding in report["findings"]] == areas
+    assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in instance.rglob("*") if path.is_file()} == before
+
+
+def test_the_table_for_people(instance: Path) -> None:
+    """One aligned line for each finding, the sum last, no colour codes when it is no terminal."""
+    done = run(instance)
+    assert done.returncode == Exit.OK
+    assert "signing keys  ok     " in done.stdout
+    assert done.stdout.endswith("Nothing wrong, 0 warnings: Kiwi ID can start.\n")
+    assert "\x1b" not in done.stdout
+
+
+def test_table_folds_long_messages_and_marks_with_colour() -> None:
+    """Lines stay within the width, continued under their text; a path is never broken."""
+    path = "/var/lib/" + "x" * 70
+    text = table([Finding("ports", "wrong", f"one two three four {path} five six")], width=60, colour=True)
+    assert "\x1b[31mWRONG\x1b[0m" in text
+    assert path in text
+    assert "\n              five six" in text
+    assert "1 wrong, 0 warnings: Kiwi ID would not start." in text
+
+
+def test_everything_wrong_is_told_in_one_run(instance: Path, tmp_path: Path) -> None:
+    """A port that is taken, a swapped binary, an open key, a bind address elsewhere, missing directories: all at once."""
+    server = instance / "opt/upstream/etc/server.toml"
+    instance_config = config.load(instance / "etc/kiwi/config.toml")
+    edit(server, f'bindaddress = "{instance_config.upstream_addr}"', 'bindaddress = "127.0.0.1:1"')
+    edit(server, 'domain = "localhost"', 'domain = "other.example"')
+    edit(server, "https://localhost", "https://id.other.example")
+    (tmp_path / "kanidmd").write_text("#!/bin/sh\necho 'kanidmd 1.5.0 evil'\n")
+    (instance / "etc/kiwi/jwt-private.pem").chmod(0o644)
+    (instance / "var/log/kiwi").rmdir()
+    (instance / "var/lib/upstream").rmdir()
+    with socket.create_server(("127.0.0.1", instance_config.listen_addr.port)):
+        found = bad(instance)
+    words = {
+        "server.toml": "an address that serves upstream_addr",
+        "binary": "If you replaced kanidmd on purpose, run 'kiwi-id pin'",
+        "signing keys": "mode 0644",
+        "ports": "address already in use",
+        "directories": "which does not exist",
+    }
+    for area, text in words.items():
+        assert any(text in message for there, message in found if there == area), (area, found)
+    assert sum(area == "directories" for area, _ in found) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("https://localhost:", "http://localhost:", "must begin with https://"),
+        ('domain = "localhost"', 'domain = "example.com"', "the domain itself"),
+        ("db_path = ", "# db_path = ", "db_path: found nothing"),
+        ("log_level", "log_level = =", "TOML syntax error"),
+    ],
+)
+def test_server_toml(instance: Path, old: str, new: str, words: str) -> None:
+    """What our part needs of server.toml; the rest of the check still runs."""
+    edit(instance / "opt/upstream/etc/server.toml", old, new)
+    found = bad(instance)
+    assert [area for area, _ in found] == ["server.toml"]
+    assert words in found[0][1]
+
+
+def test_config_problems_come_all_at_once(instance: Path) -> None:
+    """Without a configuration there is nothing else to look at; its problems carry their parts in JSON."""
+    (instance / "etc/kiwi/config.toml").write_text('log_level = "loud"\nlisten = 1\n')
+    problems = [finding["problem"] for finding in check(instance)["findings"]]
+    assert {problem["key"] for problem in problems} == {"log_level", "listen"}
+    assert all(problem["where"].rpartition(":")[2] in ("1", "2") for problem in problems)
+
+
+def test_format_2_needs_kanidm_1_6(instance: Path) -> None:
+    """1.5.0 refuses the newer format of server.toml with an error that is easily overlooked."""
+    server = instance / "opt/upstream/etc/server.toml"
+    server.write_text('version = "2"\n' + server.read_text().replace("trust_x_forward_for = true", ""))
+    assert any("kanidmd 1.5.0 does not know" in message for _, message in bad(instance))
+
+
+def test_untested_binary_and_missing_pin(instance: Path, tmp_path: Path) -> None:
+    """Untested: wrong, or a warning when allowed. Not pinned: a warning."""
+    (tmp_path / "kanidmd").write_text("#!/bin/sh\necho 'kanidmd 1.7.0'\n")
+    (instance / "etc/kiwi/compatibility.toml").unlink()
+    assert "untested version" in bad(instance)[0][1]
+    assert bad(instance, "--allow-untested") == []
+    words = " ".join(message for _, message in bad(instance, "--allow-untested", status="warning"))
+    assert "kanidmd 1.7.0, untested but allowed" in words
+    assert "without a pin" in words
+
+
+def test_keys_and_certificates_that_do_not_match(instance: Path, tmp_path: Path) -> None:
+    """Exchanged halves of signing keys and of TLS files are found."""
+    keys.generate_pair(tmp_path / "x", instance / "etc/kiwi/jwt-public.pem", kind="es256")
+    certs.make_loopback(tmp_path / "y", instance / "opt/upstream/etc/loopback-key.pem")
+    assert [area for area, _ in bad(instance)] == ["signing keys", "listener TLS", "upstream TLS"]
+
+
+def test_an_address_of_another_machine(instance: Path) -> None:
+    """The bridge's address is missing on this machine (192.0.2.0/24 is nobody's, RFC 5737)."""
+    listen = config.load(instance / "etc/kiwi/config.toml").listen_addr
+    edit(instance / "etc/kiwi/config.toml", f'listen_addr = "{listen}"', 'listen_addr = "192.0.2.1:8443"')
+    ((area, message),) = bad(instance)
+    assert area == "ports"
+    assert "No interface of this machine has the address" in message
+
+
+@contextlib.contextmanager
+def control(path: Path, answer: Callable[[bytes], bytes]) -> Iterator[None]:
+    """Serve one connection on a Unix socket with ``answer``, as the supervisor's control socket does."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client, client.makefile("rb") as lines:
+                client.sendall(answer(lines.readline()))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+def test_ports_in_use_by_a_running_kiwi_id_are_fine(instance: Path) -> None:
+    """With a supervisor that answers on the control socket, taken ports are its own, and the check of a live machine is green."""
+    made = config.load(instance / "etc/kiwi/config.toml")
+    asked: list[bytes] = []
+
+    def answer(line: bytes) -> bytes:
+        asked.append(line)
+        return b'{"ok": true, "pid": 4711}\n'
+
+    with socket.create_server(("127.0.0.1", made.listen_addr.port)), control(made.control_socket, answer):
+        report = check(instance)
+    assert report["ok"]
+    messages = [finding["message"] for finding in report["findings"] if finding["area"] == "ports"]
+    assert messages[0] == f"{made.listen_addr}: in use by a running Kiwi ID (process 4711)"
+    assert json.loads(asked[0]) == {"command": "status"}
+
+
+def test_another_program_on_the_control_socket_is_not_kiwi_id(instance: Path) -> None:
+    """Whatever answers something else does not make a taken port ours."""
+    made = config.load(instance / "etc/kiwi/config.toml")
+    with (
+        socket.create_server(("127.0.0.1", made.listen_addr.port)),
+        control(made.control_socket, lambda _: b"SSH-2.0\n"),
+    ):
+        assert [area for area, _ in bad(instance)] == ["ports"]
+
+
+def test_runtime_dir_need_not_exist_yet(instance: Path) -> None:
+    """/run is empty after a boot: its parent is what must be writable."""
+    (instance / "run/kiwi").rmdir()
+    assert bad(instance) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_directories_that_may_not_be_written(instance: Path) -> None:
+    """Read-only directories are found before kanidmd trips over them."""
+    (instance / "var/log/kiwi").chmod(0o555)
+    assert "may not write" in bad(instance)[0][1]
+
+
+@pytest.mark.kanidm
+def test_the_database_of_a_real_kanidmd_is_not_touched(tmp_path: Path) -> None:
+    """'kanidmd configtest' would create and migrate it; check must not."""
+    binary = Path(os.environ.get("KIWI_TEST_KANIDMD", "/opt/upstream/bin/kanidmd"))
+    if not binary.exists():
+        pytest.skip(f"no kanidmd at {binary}; set KIWI_TEST_KANIDMD")
+    listen, upstream = Address("127.0.0.1", free_port()), Address("127.0.0.1", free_port())
+    options = layout.Options(upstream_bin=binary, key_type="es256", listen=listen, upstream=upstream)
+    layout.create(tmp_path / "i", options)
+    assert bad(tmp_path / "i", "--allow-untested") == []
+    assert list((tmp_path / "i/var/lib/upstream").iterdir()) == []
