@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import errno
-import json
+import fcntl
 import os
 import socket
 import stat
@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from kiwi_id import compatibility, config
+from kiwi_id import compatibility, config, control
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance import certs, keys
@@ -72,16 +72,11 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
 
 
 def running(control_socket: Path) -> dict[str, Any] | None:
-    """Ask the supervisor on ``control_socket`` for its status; None when none answers within 2 s."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(CONTROL_TIMEOUT)
-        try:
-            client.connect(os.fspath(control_socket))
-            client.sendall(b'{"command":"status"}\n')
-            with client.makefile("rb") as lines:
-                answer = json.loads(lines.readline(1 << 20))
-        except (OSError, ValueError):  # nobody there, or somebody who is not Kiwi ID
-            return None
+    """Ask the supervisor on ``control_socket`` for its status; None when no Kiwi ID answers within 2 s."""
+    try:
+        answer = control.call(control_socket, "status", timeout=CONTROL_TIMEOUT)
+    except control.NotRunning:
+        return None
     return answer if isinstance(answer, dict) and answer.get("ok") is True else None
 
 
@@ -165,7 +160,10 @@ def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
     if server:
         directory = server.db_path.parent
         problems += _unwritable(str(server.path), "db_path", directory)
-        problems += _unwritable(str(server.path), "adminbindpath", server.admin_socket.parent, create=True)
+        sockets = server.admin_socket.parent  # kanidmd does not make it; Kiwi ID makes runtime_dir
+        made = sockets == instance.runtime_dir
+        problems += _unwritable(str(server.path), "adminbindpath", sockets, create=made)
+        problems += _locked(server.db_path) if running(instance.control_socket) is None else []
         if server.db_path.exists() and not os.access(server.db_path, os.R_OK | os.W_OK):
             problems.append(Problem(str(server.db_path), "", "a database that this user may not write", "a writable file", ""))
         if directory.is_dir() and (mode := stat.S_IMODE(directory.stat().st_mode)) & 0o007:
@@ -182,6 +180,22 @@ def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
     names = [server.db_path.parent] if server else []
     names += [instance.runtime_dir, *([instance.log_file.parent] if instance.log_file else [])]
     return _report("directories", problems, warned, ", ".join(map(str, names)) + ": writable")
+
+
+def _locked(database: Path) -> list[Problem]:
+    """Return a problem when another Kiwi ID holds the lock beside the database (see :mod:`kiwi_id.lock`)."""
+    file = database.with_name(database.name + ".kiwi-lock")
+    try:
+        with file.open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment; a start that meets it waits longer
+            except BlockingIOError:
+                holder = lock.read(32).decode("ascii", "replace").strip() or "unknown"
+                fix = "Stop it first, or give this instance its own db_path."
+                return [Problem(str(file), "", f"the lock of another Kiwi ID (process {holder})", "nobody's lock", fix)]
+    except OSError:  # no lock file yet, or one that the start will tell about
+        pass
+    return []
 
 
 def _unwritable(where: str, key: str, directory: Path, *, create: bool = False) -> list[Problem]:

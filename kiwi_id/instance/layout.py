@@ -24,8 +24,8 @@ from kiwi_id.values import Address, Refused
 
 Action = Literal["written", "kept", "replaced"]
 
-SOCKET_PATH_MAX = 107
-"""Longest path of a Unix socket in bytes, without the final NUL (``sun_path`` of unix(7))."""
+SOCKET_PATH_MAX = 107 - len(".new")
+"""Longest path of a socket of ours in bytes: 108 with the final NUL (unix(7)), less the suffix under which it is first bound."""
 DEFAULT_BIN = Path("/opt/upstream/bin/kanidmd")
 
 

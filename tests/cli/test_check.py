@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -236,11 +237,33 @@ def test_runtime_dir_need_not_exist_yet(instance: Path) -> None:
     assert bad(instance) == []
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_directories_that_may_not_be_written(instance: Path) -> None:
     """Read-only directories are found before kanidmd trips over them."""
-    (instance / "var/log/kiwi").chmod(0o555)
+    directory = instance / "var/log/kiwi"
+    directory.chmod(0o555)
+    if os.access(directory, os.W_OK):
+        pytest.skip("this user may write everywhere (root with CAP_DAC_OVERRIDE)")
     assert "may not write" in bad(instance)[0][1]
+
+
+def test_directory_of_the_admin_socket(instance: Path) -> None:
+    """kanidmd does not make it and ends when it is missing, so one that is not runtime_dir must be there."""
+    edit(instance / "opt/upstream/etc/server.toml", "run/kiwi/kanidmd.sock", "run/kanidmd/sock")
+    ((area, message),) = bad(instance)
+    assert area == "directories"
+    assert f"adminbindpath: found {instance}/run/kanidmd, which does not exist" in message
+
+
+def test_a_database_held_by_another_kiwi_id(instance: Path) -> None:
+    """The lock beside the database would stop the start, so it is told, with the holder."""
+    with (instance / "var/lib/upstream/kanidm.db.kiwi-lock").open("w") as lock:
+        lock.write("4711\n")
+        lock.flush()
+        assert bad(instance) == []  # left by one that has ended
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ((area, message),) = bad(instance)
+    assert area == "directories"
+    assert "the lock of another Kiwi ID (process 4711)" in message
 
 
 @pytest.mark.kanidm
