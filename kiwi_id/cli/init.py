@@ -67,7 +67,7 @@ def _notes(args: argparse.Namespace, instance: config.Config, done: list[tuple[l
     server = server_toml.load(instance.upstream_config)
     wanted: dict[str, tuple[object, object]] = {
         "--domain": (args.domain, server.domain),
-        "--origin": (args.origin and args.origin.rstrip("/").lower(), server.origin),
+        "--origin": (_origin(server.domain, args.origin), server.origin),
         "--listen": (args.listen, instance.listen_addr),
         "--upstream-addr": (args.upstream_addr, instance.upstream_addr),
         "--upstream-bin": (args.upstream_bin and args.upstream_bin.absolute(), instance.upstream_bin),
@@ -88,6 +88,14 @@ def _notes(args: argparse.Namespace, instance: config.Config, done: list[tuple[l
     if server.domain == "localhost":
         notes.append("The domain is localhost: good for a trial on this machine. For others to log in, give --domain.")
     return notes
+
+
+def _origin(domain: str, asked: str | None) -> str | None:
+    """Return the origin asked for, spelt as server.toml's is; as it was given when it cannot belong to ``domain``."""
+    try:
+        return asked and server_toml.origin_of(domain, asked)
+    except Refused:
+        return asked
 
 
 def _next_step(root: Path, file: Path) -> str:
