@@ -57,6 +57,16 @@ class Demo:
         """Return everything, passwords and secret included, as a JSON-ready mapping."""
         return asdict(self)
 
+    def text(self) -> str:
+        """Return everything, passwords and secret included, as indented lines for a person."""
+        lines = [f"  user    {user.name:<17} password  {user.password}" for user in self.users]
+        for client in self.clients:
+            kind = f"secret    {client.secret}" if client.secret else "public, with PKCE"
+            lines.append(f"  client  {client.client_id:<17} {kind}")
+            where = client.redirect_uris if client.secret else ("any http://localhost:PORT/…",)
+            lines += [f"          {'':<17} redirect  {uri}" for uri in where]
+        return "\n".join([*lines, f"  scopes  {' '.join(self.scopes)}"])
+
 
 # Three words that Kanidm's quality check (zxcvbn, score 4) accepts; without the name, which it counts against a password.
 USERS = (

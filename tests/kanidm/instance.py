@@ -23,6 +23,7 @@ from kiwi_id.kanidm.rest import Kanidm
 from kiwi_id.values import Address
 from tests.kanidm.browser import Browser, Request
 
+ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 60
 STOP_SECONDS = 60
 
@@ -132,7 +133,7 @@ def start(kanidmd: Path, directory: Path, settings: Sequence[str] = ()) -> Insta
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KIWI_", "KANIDM_"))}
     with (directory / "stderr.log").open("wb") as log:
         command = [sys.executable, "-m", "kiwi_id", "run", "--config", str(config)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
     server = server_toml.load(layout.Places.under(directory).upstream_config)
     instance = Instance(directory, server.origin, server, process)
     try:
