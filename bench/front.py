@@ -78,7 +78,9 @@ def contenders(directory: Path, tls: bool) -> Iterator[list[Contender]]:
 
     front, upstream, plain = free_port(), free_port(), free_port()
     binary = directory / "bench-upstream"
-    binary.write_text(f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom bench.upstream import main\nmain()\n")
+    binary.write_text(
+        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom bench.upstream import main\nmain()\n"
+    )
     binary.chmod(0o755)
     options = Options(
         domain="id.example.com",
@@ -154,11 +156,11 @@ def main() -> None:
         for _ in range(args.rounds):
             for contender in all_of_them:
                 rounds.setdefault(contender.name, []).append(measure(contender, args.connections, args.seconds))
-    table = {
-        name: {key: statistics.median(one[key] for one in results) for key in results[0]} for name, results in rounds.items()
-    }
+    table = {name: {key: statistics.median(one[key] for one in results) for key in results[0]} for name, results in rounds.items()}
     side = "TLS" if args.tls else "HTTP"
-    print(f"GET of 1.1 KB JSON, {args.connections} keep-alive connections, client side {side}, upstream TLS, median of {args.rounds}")
+    print(
+        f"GET of 1.1 KB JSON, {args.connections} keep-alive connections, client side {side}, upstream TLS, median of {args.rounds}"
+    )
     print(f"{'':14}{'req/s':>8}{'CPU µs/req':>12}{'p50 µs':>9}{'p99 µs':>9}{'RSS MB':>8}")
     for name, row in table.items():
         figures = f"{row['rps']:8.0f}{row['cpu_us']:12.0f}{row['p50_us']:9.0f}{row['p99_us']:9.0f}{row['rss_mb']:8.1f}"

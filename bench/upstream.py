@@ -37,9 +37,8 @@ class Answering(asyncio.Protocol):
             self.transport.write(ANSWER * heads)
 
 
-async def serve(config: Path) -> None:
+async def serve(settings: dict[str, str]) -> None:
     """Listen as server.toml says, for ever."""
-    settings = tomllib.loads(config.read_text(encoding="utf-8"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(settings["tls_chain"], settings["tls_key"])
     host, _, port = settings["bindaddress"].rpartition(":")
@@ -52,7 +51,8 @@ def main() -> None:
     if sys.argv[1:2] == ["version"]:
         print("kanidmd 1.5.0 bench")
         return
-    asyncio.run(serve(Path(sys.argv[sys.argv.index("-c") + 1])))
+    config = Path(sys.argv[sys.argv.index("-c") + 1])
+    asyncio.run(serve(tomllib.loads(config.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

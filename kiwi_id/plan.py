@@ -36,7 +36,8 @@ class Plan:
     sockets: list[socket.socket]
     control: trio.SocketListener
 
-    def __init__(self, config: Config, *, allow_untested: bool = False) -> None:
+    def __init__(self, config: Config, binary: Callable[[], PinChecker]) -> None:
+        """``binary`` returns the checked binary or raises ConfigError; it is called once, and may have begun long before."""
         self.config = config
         self.sockets = []
         problems: list[Problem] = []
@@ -56,7 +57,7 @@ class Plan:
                 log.warn("server.toml: " + warning.key, **warning.as_dict())
 
         def check_binary() -> None:
-            self.binary = PinChecker(config, allow_untested=allow_untested)
+            self.binary = binary()
 
         def read_tls() -> None:
             self.tls = listener.tls_context(config)
