@@ -23,6 +23,7 @@ class Notifier:
         self._address = environ.pop("NOTIFY_SOCKET", "")
         period = environ.pop("WATCHDOG_USEC", "")
         mine = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self._announced = False
         self.watchdog_period = int(period) / 1e6 if period.isdigit() and mine else 0.0
 
     def _send(self, *lines: str) -> None:
@@ -37,12 +38,19 @@ class Notifier:
             log.warn("cannot notify the service manager", error=error.strerror)
 
     def ready(self, status: str) -> None:
-        """Report that the service serves (also after a reload, whether that worked or not)."""
+        """Report that the service serves."""
+        self._announced = True
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
         """Report that a reload begins; both lines in one datagram, as ``Type=notify-reload`` wants it."""
-        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        if self._announced:
+            self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def reloaded(self, status: str) -> None:
+        """Report that a reload is over, whether it worked or not: READY again, but not before the first readiness."""
+        if self._announced:
+            self._send("READY=1", f"STATUS={status}")
 
     def stopping(self) -> None:
         """Report that the service stops."""

@@ -82,7 +82,7 @@ class Reloader:
             finally:
                 # Also after a failure: 'systemctl reload' waits for READY and would hang without it.
                 failed = self.last is not None and bool(self.last.problems)
-                self._notifier.ready("reload failed, the last good configuration is in force" if failed else self._summary())
+                self._notifier.reloaded("reload failed, the last good configuration is in force" if failed else self._summary())
             return outcome
 
     def _read(self, file: Path) -> tuple[Config, list[Callable[[], None]]] | list[Problem]:

@@ -43,7 +43,8 @@ _SERVING = frozenset({_S.READY, _S.UNHEALTHY})
 class ChildStatus:
     """What is known of the child: ``state``, ``pid``, ``version``, ``restarts``, and when it last became what it is.
 
-    ``on_exit`` callbacks run, in the child's task, each time a life of the child ends (the upstream pool empties itself there).
+    ``on_exit`` callbacks run, in the child's task, each time a life of the child ends (the upstream pool empties itself there);
+    ``on_change`` callbacks run after each transition (the service manager's status line is set there).
     """
 
     def __init__(self) -> None:
@@ -54,6 +55,7 @@ class ChildStatus:
         self.restarts = 0
         self.since = time.time()
         self.on_exit: list[Callable[[], None]] = []
+        self.on_change: list[Callable[[], None]] = []
         self._serving = trio.Event()
 
     @property
@@ -73,6 +75,8 @@ class ChildStatus:
             self._serving = trio.Event()
         level = log.warn if new in (_S.UNHEALTHY, _S.BACKOFF) else log.error if new is _S.FAILED else log.info
         level("child " + new.value, reason=reason, was=old.value, pid=self.pid, **fields)
+        for callback in self.on_change:
+            callback()
 
     async def wait_serving(self) -> None:
         """Wait until requests can be sent to the child. Bound it with a cancel scope: it may never happen."""

@@ -64,6 +64,7 @@ class Supervisor:
         self.reaper = Reaper()
         self.pool = Pool(plan.config.upstream_addr, plan.pin, size=plan.config.limits.upstream_connections)
         self.status.on_exit.append(self.pool.child_ended)
+        self.status.on_change.append(lambda: notifier.status(self.summary()))
         self.gate = Gate(self.status, lambda: self._settings)
         self.facade = Facade(self._make_app)
         self.listener = Listener(
