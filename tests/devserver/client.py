@@ -54,6 +54,8 @@ class Kanidm:
         steps.append({"cred": {"password": password}})
         for step in steps:
             answer = await self.http.post("/v1/auth", json={"step": step}, headers=session)
+            if "denied" in answer.json()["state"]:
+                break
         self.http.cookies.clear()
         state = answer.json()["state"]
         assert "success" in state, state
