@@ -93,7 +93,7 @@ class Plan:
         """Check the signing key pair (a reload step). Raises ConfigError."""
         from kiwi_id.instance.keys import check_pair  # noqa: PLC0415 - cryptography is heavy, and wanted late
 
-        if problems := check_pair(new.jwt_private_key, new.jwt_public_key):
+        if problems := check_pair(new.jwt_private_key, new.jwt_public_key, prove=False):
             raise ConfigError(problems)
         return lambda: None
 
@@ -110,18 +110,21 @@ class Plan:
 
         return apply
 
-    async def keep_certificates(self, wait_serving: Callable[[], Awaitable[None]], hang_up: Callable[[], bool]) -> None:
-        """Renew the loopback certificate that ``kiwi-id init`` made, when it is due, for ever; others are left alone."""
+    async def keep_certificates(self, wait_serving: Callable[[], Awaitable[None]], reload: Callable[[], None]) -> None:
+        """Renew the loopback certificate that ``kiwi-id init`` made, when it is due, for ever; others are left alone.
+
+        ``reload`` asks for a reload, which has kanidmd (and the listener, when it shares the file) take the new one.
+        """
         from kiwi_id.instance.certs import renew_if_due  # noqa: PLC0415 - as above
 
         while True:
             chain = self.server.tls_chain
             try:
-                renewed = await trio.to_thread.run_sync(renew_if_due, chain, self.server.tls_key)
-                if renewed:
-                    self.pin.reload(chain)
+                if await trio.to_thread.run_sync(renew_if_due, chain, self.server.tls_key):
+                    log.info("renewed the loopback certificate", chain=str(chain))
+                    self.pin.reload(chain)  # whatever else is wrong with the files when the reload comes
                     await wait_serving()
-                    log.info("renewed the loopback certificate", chain=str(chain), child_reloaded=hang_up())
+                    reload()
             except (OSError, ConfigError) as error:
                 log.error("cannot renew the loopback certificate", chain=str(chain), error=str(error))
             await trio.sleep(CERTIFICATE_CHECK)

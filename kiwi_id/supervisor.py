@@ -184,7 +184,7 @@ class Supervisor:
             self.failure = error
             self.signals.request_stop("the signing key cannot be used")
             return
-        await self.plan.keep_certificates(self.status.wait_serving, self._hang_up)
+        await self.plan.keep_certificates(self.status.wait_serving, self.signals.request_reload)
 
     async def _announce(self) -> None:
         await self.status.wait_serving()

@@ -132,14 +132,17 @@ def load_chain(chain: Path) -> list[Certificate]:
         raise ValueError("no certificate in PEM that can be read") from None
 
 
-def load_private(key: Path) -> PrivateKeyTypes:
-    """Return an unencrypted private key of a PEM file. Raises OSError and ValueError (with words, never with the key)."""
+def load_private(key: Path, *, prove: bool = True) -> PrivateKeyTypes:
+    """Return an unencrypted private key of a PEM file. Raises OSError and ValueError (with words, never with the key).
+
+    ``prove`` also tests an RSA key's primes: a tenth of a second that holds the interpreter's lock.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
     data = key.read_bytes()
     try:
-        return load_pem_private_key(data, password=None)
+        return load_pem_private_key(data, password=None, unsafe_skip_rsa_key_validation=not prove)
     except TypeError:
         raise ValueError("an encrypted private key, and nobody there to type its passphrase") from None
     except (ValueError, UnsupportedAlgorithm):

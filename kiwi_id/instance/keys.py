@@ -50,8 +50,11 @@ def derive_public(private: Path, public: Path) -> None:
     write_atomic(public, _public_pem(load_private(private)), 0o644)
 
 
-def check_pair(private: Path, public: Path) -> list[Problem]:
+def check_pair(private: Path, public: Path, *, prove: bool = True) -> list[Problem]:
     """Return everything that makes this pair unusable for signing tokens.
+
+    Without ``prove`` an RSA key's primes are believed: that a key nobody but we can read fits the published half is shown all
+    the same, and a running Kiwi ID does not stand still for a tenth of a second at each reload.
 
     Missing or unreadable halves, a private key that group or others may read, a kind that no supported algorithm uses, RSA below
     2048 bits, and halves that do not belong together.
@@ -64,7 +67,7 @@ def check_pair(private: Path, public: Path) -> list[Problem]:
         if mode & 0o077:
             fix = f"chmod 0600 {private}; consider the key known to who could read it."
             problems.append(Problem(str(private), "", f"mode {mode:04o}", "0600 or 0400: nobody but the owner", fix))
-        signing = load_private(private)
+        signing = load_private(private, prove=prove)
         problems += _unsuitable(private, signing)
     except (OSError, ValueError) as error:
         problems.append(Problem(str(private), "", _words(error), "an unencrypted private key in PEM", restore))

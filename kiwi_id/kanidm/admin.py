@@ -75,9 +75,7 @@ async def _exchange(socket: Path, request: bytes) -> Any:
                 return json.loads(received)
             except ValueError:  # also half of a UTF-8 character: read on
                 continue
-        raise AdminSocketUnavailable(
-            f"{socket}: more than {ANSWER_LIMIT} bytes that are not an answer; is this Kanidm's socket?"
-        )
+        raise AdminSocketUnavailable(f"{socket}: more than {ANSWER_LIMIT} bytes that are not an answer; is this Kanidm's socket?")
 
 
 def _plain(socket: Path, error: Exception) -> str:
