@@ -29,12 +29,13 @@ _SECRETS = [
     (
         re.compile(
             r"(?i)\b(password|passwd|secret|token|code_verifier|cookie|authorization|bearer|totp)"
-            r"(\"?\s*[=:]\s*\"?)(?:Some\(\"?)?(?:(?:bearer|basic)\s+)?[^\s\",;)}|]{4,}"
+            # Rust wraps values, as in Some("…") or String("…"), and a quoted one may hold anything, spaces as well.
+            r"(\"?\s*[=:]\s*)(?:\w+\()*(?:(?:bearer|basic)\s+)?(?:\"(?:[^\"\\]|\\.)*\"|\"?[^\s\",;)}|]{4,})"
         ),
         r"\1\2[redacted]",
     ),
     # A short "code: 13" is an error's number, not an authorization code.
-    (re.compile(r"(?i)\b(code)(\"?\s*[=:]\s*\"?)[^\s\",;)}|]{16,}"), r"\1\2[redacted]"),
+    (re.compile(r"(?i)\b(code)(\"?\s*[=:]\s*)(?:\w+\()*\"?[^\s\",;)}|]{16,}"), r"\1\2[redacted]"),
 ]
 
 

@@ -45,14 +45,14 @@ def cli(kanidmd: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def make(kanidmd: Path) -> Iterator[Callable[..., Instance]]:
-    """Return a function that starts an instance, given further lines of config.toml; all are stopped at the end."""
+    """Return a function that starts an instance, given lines of config.toml and kanidmd's log level; all stop at the end."""
     instances: list[Instance] = []
     directories: list[Path] = []
 
-    def make_one(settings: Sequence[str] = ()) -> Instance:
+    def make_one(settings: Sequence[str] = (), server_log_level: str = "info") -> Instance:
         # Not pytest's tmp_path: a Unix socket's path may have 107 bytes.
         directories.append(Path(tempfile.mkdtemp(prefix="kiwi-test-")))
-        instances.append(start(kanidmd, directories[-1], settings))
+        instances.append(start(kanidmd, directories[-1], settings, server_log_level))
         return instances[-1]
 
     yield make_one

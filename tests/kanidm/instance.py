@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import ssl
@@ -115,10 +116,10 @@ class Instance:
             raise AssertionError(f"still alive after {how.name}; log:\n{self.stderr()[-4000:]}") from None
 
 
-def start(kanidmd: Path, directory: Path, settings: Sequence[str] = ()) -> Instance:
+def start(kanidmd: Path, directory: Path, settings: Sequence[str] = (), server_log_level: str = "info") -> Instance:
     """Make an instance in ``directory``, start it, wait until it is ready, and make the demo data.
 
-    ``settings`` are further lines for the top of config.toml.
+    ``settings`` are further lines for the top of config.toml, ``server_log_level`` is that of kanidmd itself.
     """
     port = free_port()
     options = layout.Options(
@@ -128,13 +129,16 @@ def start(kanidmd: Path, directory: Path, settings: Sequence[str] = ()) -> Insta
         listener_tls=True,
     )
     layout.create(directory, options)
-    config = layout.Places.under(directory).config
+    config, server_file = layout.Places.under(directory).config, layout.Places.under(directory).upstream_config
     config.write_text("\n".join([*settings, config.read_text()]))
+    server_file.write_text(
+        re.sub("^log_level = .*$", f'log_level = "{server_log_level}"', server_file.read_text(), flags=re.MULTILINE)
+    )
+    server = server_toml.load(server_file)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KIWI_", "KANIDM_"))}
     with (directory / "stderr.log").open("wb") as log:
         command = [sys.executable, "-m", "kiwi_id", "run", "--config", str(config)]
         process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
-    server = server_toml.load(layout.Places.under(directory).upstream_config)
     instance = Instance(directory, server.origin, server, process)
     try:
         trio.run(_provision, instance)
