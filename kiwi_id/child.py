@@ -37,6 +37,7 @@ TERM_AGAIN = 5.0
 HUNG_GRACE = 3.0
 TAIL_LINES = 20
 _LONGEST_LINE = 8192
+_READ = 65536
 # tracing-forest's lines are "<uuid> <LEVEL> <tree>"; a level of its own is kept, so that log_level works for them, too.
 _LEVEL_WORD = re.compile(r"\b(ERROR|WARN|INFO|DEBUG|TRACE)\b")
 _LEVELS = {name.upper(): number for name, number in LEVELS.items()}
@@ -85,6 +86,8 @@ class Child:
         try:
             while not self._stopping.is_set():
                 process = await self._start()
+                if process is None:
+                    break
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 reason, short = await self._live(process)
@@ -97,9 +100,12 @@ class Child:
             if self.status.state in (ChildState.STOPPING, ChildState.FAILED):
                 self.status.transition(ChildState.STOPPED, "no process is left")
 
-    async def _start(self) -> ChildProcess:
+    async def _start(self) -> ChildProcess | None:
+        """Start a process; return None when a stop came first."""
         try:
             argv = await self._argv()
+            if self._stopping.is_set():
+                return None
             process = self._reaper.spawn(argv, env=self._env, pass_fds=self._keep_fds)
         except (ConfigError, OSError) as error:
             self.status.transition(ChildState.FAILED, "the binary cannot be started")
@@ -117,7 +123,8 @@ class Child:
         ready_at: float | None = None
         never_ready = False
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._relog, process)
+            output = trio.CancelScope()
+            nursery.start_soon(self._relog, process, output)
             with trio.CancelScope() as until_end:
                 nursery.start_soon(_cancel_when, process.ended, until_end)
                 with trio.move_on_after(self._settings().start_timeout):
@@ -131,8 +138,8 @@ class Child:
                     never_ready = True
                     await self.end(grace=HUNG_GRACE)
                 await process.ended.wait()
-            # Grandchildren may hold the pipe open for ever; what the child itself wrote is there already.
-            nursery.cancel_scope.deadline = trio.current_time() + 0.2
+            # Not at the end of the output: grandchildren may hold the pipe open for ever.
+            output.cancel()
         self._process = None
         self.status.ended()
         if never_ready and not self._was_ready and not self._stopping.is_set():
@@ -157,22 +164,21 @@ class Child:
             await trio.sleep(delay)
             delay = min(delay * 1.5, SLOWEST_POLL)
 
-    async def _relog(self, process: ChildProcess) -> None:
-        """Log what the child prints, line by line and redacted; close the pipe at the end."""
+    async def _relog(self, process: ChildProcess, scope: trio.CancelScope) -> None:
+        """Log what the child prints, line by line and redacted, until ``scope`` is cancelled; close the pipe at the end."""
+        lines = _Lines(self._log_line)
         async with trio.lowlevel.FdStream(process.output) as pipe:
-            rest = b""
-            async for part in pipe:
-                *lines, rest = (rest + part).split(b"\n")
-                for line in lines:
-                    self._log_line(line)
-                if len(rest) > _LONGEST_LINE:
-                    self._log_line(rest)
-                    rest = b""
-            if rest:
-                self._log_line(rest)
+            with scope:
+                async for part in pipe:
+                    lines.feed(bytes(part))
+            # The child has ended: what it wrote last is in the pipe, which holds 1 MiB at most. A grandchild may go on writing.
+            with suppress(BlockingIOError):
+                for _ in range((1 << 20) // _READ):
+                    lines.feed(os.read(process.output, _READ))
+        lines.feed(b"\n")
 
     def _log_line(self, raw: bytes) -> None:
-        line = redact(raw[:_LONGEST_LINE].decode("utf-8", "replace").rstrip())
+        line = redact(raw.decode("utf-8", "replace").rstrip())
         if line:
             self.tail.append(line)
             word = _LEVEL_WORD.search(line, 0, 64)
@@ -213,7 +219,8 @@ class Child:
         if self._stopping.is_set():
             return
         self._stopping.set()
-        self.status.transition(ChildState.STOPPING, "asked to")
+        if self.status.state is not ChildState.STOPPED:
+            self.status.transition(ChildState.STOPPING, "asked to")
         await self.end(grace=grace)
 
     async def end(self, *, grace: float) -> None:
@@ -248,6 +255,24 @@ class Child:
         if process is not None and not process.ended.is_set():
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
+
+
+class _Lines:
+    """Splits a stream into lines. Of a line that is too long the first part is kept, and the rest is dropped.
+
+    Not cut into several lines: the second would begin inside a token, or behind its name, and would not be redacted.
+    """
+
+    def __init__(self, use: Callable[[bytes], None]) -> None:
+        self._use = use
+        self._begun = b""
+
+    def feed(self, part: bytes) -> None:
+        *lines, self._begun = (self._begun + part).split(b"\n")
+        for line in lines:
+            self._use(line[:_LONGEST_LINE])
+        # One more than is kept, so that what was dropped cannot come back as the beginning of a line.
+        self._begun = self._begun[: _LONGEST_LINE + 1]
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

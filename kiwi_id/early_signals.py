@@ -9,12 +9,12 @@ from types import FrameType
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGPWR, signal.SIGRTMIN + 3)
 RELOAD = signal.SIGHUP
 
-# Stop signals that came before the signal task ran.
+# Signals that came before the signal task ran.
 held: list[int] = []
 
 
 def hold_early() -> None:
-    """Install plain handlers that remember stop signals until the Trio task takes over.
+    """Install plain handlers that remember signals until the Trio task takes over.
 
     Called before the heavy imports: the kernel discards signals to a PID 1 without handlers, so a container that is stopped
     while it starts would otherwise hang until it is killed. Must run in the main thread.
@@ -23,7 +23,15 @@ def hold_early() -> None:
     def remember(number: int, _frame: FrameType | None) -> None:
         held.append(number)
 
-    for number in STOP:
+    # A HUP too: the configuration may have been read already, in the version before the one that it tells of.
+    for number in (*STOP, RELOAD):
         signal.signal(number, remember)
-    # A reload before the configuration has been read has nothing to do: reading it is what comes next anyway.
-    signal.signal(RELOAD, lambda _number, _frame: None)
+
+
+def ignore_late() -> None:
+    """Ignore signals from here on, when everything has ended but the interpreter.
+
+    Python gives handlers back to the kernel while it shuts down: one more TERM would turn the exit code 0 into a death by signal.
+    """
+    for number in (*STOP, RELOAD):
+        signal.signal(number, signal.SIG_IGN)

@@ -58,7 +58,7 @@ class Notifier:
 
     def status(self, text: str) -> None:
         """Set the line that ``systemctl status`` shows."""
-        self._send(f"STATUS={text}")
+        self._send(f"STATUS={' '.join(text.split())}")  # each line of a datagram is an assignment of its own
 
     def keep_alive(self) -> None:
         """Tell the watchdog of the service manager that we live."""

@@ -91,6 +91,9 @@ class Reloader:
             return new, self._checked(new)
         except ConfigError as error:
             return error.problems
+        except Exception as error:  # noqa: BLE001 - a bug in a check must not end what serves well with the old files
+            log.crash("internal error while reloading", error)
+            return [Problem(str(file), "", f"an internal error ({type(error).__name__}), see the log", "", "")]
 
     def _apply(self, read: tuple[Config, list[Callable[[], None]]] | list[Problem]) -> Outcome:
         if isinstance(read, list):

@@ -7,7 +7,7 @@ import signal
 
 import trio
 
-from kiwi_id.early_signals import RELOAD, STOP, held
+from kiwi_id.early_signals import RELOAD, STOP, held, ignore_late
 from kiwi_id.logs import Log
 
 log = Log("signals")
@@ -33,17 +33,16 @@ class Signals:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Receive signals for ever; cancel to end. Ends last of all tasks, because the receiver re-raises what is pending."""
-        with trio.open_signal_receiver(*STOP, RELOAD) as received:
-            for number in held:
-                self._stop(number)
-            held.clear()
-            task_status.started()
-            async for number in received:
-                if number == RELOAD:
-                    log.info("signal received", signal=name(number), pid=os.getpid())
-                    self.request_reload()
-                else:
-                    self._stop(number)
+        try:
+            with trio.open_signal_receiver(*STOP, RELOAD) as received:
+                for number in held:
+                    self._take(number)
+                held.clear()
+                task_status.started()
+                async for number in received:
+                    self._take(number)
+        finally:
+            ignore_late()
 
     def request_reload(self) -> None:
         """Ask for a reload, as SIGHUP does."""
@@ -62,5 +61,9 @@ class Signals:
             self.reason = reason
             self.stop.set()
 
-    def _stop(self, number: int) -> None:
-        self.request_stop(name(number))
+    def _take(self, number: int) -> None:
+        if number == RELOAD:
+            log.info("signal received", signal=name(number), pid=os.getpid())
+            self.request_reload()
+        else:
+            self.request_stop(name(number))

@@ -45,6 +45,8 @@ log = Log("supervisor")
 # Shares of shutdown_timeout: requests in flight get the first part, kanidmd what is left but for the sweep of orphans.
 DRAIN_SHARE = 0.5
 SWEEP_SHARE = 0.1
+# After an internal error: for kanidmd and what it has left behind to end, seconds.
+LAST_CHANCE = 10.0
 # One readiness probe while kanidmd boots, seconds; refused connections fail at once, this bounds one that hangs.
 START_PROBE = 2.0
 
@@ -90,28 +92,34 @@ class Supervisor:
     async def run(self) -> Exit:
         """Run until a stop signal or a failure; leave no process behind. Raises KiwiError when it cannot start."""
         async with trio.open_nursery() as nursery:
-            start = nursery.start
-            await start(self._sibling, "reaper", self.reaper.run)
-            await start(self._sibling, "signals", self.signals.run)
+            await nursery.start(self._sibling, "reaper", self.reaper.run)
             try:
-                self.child = self._make_child(await lock.acquire(self.plan.server.db_path))
-                self.plan.listen_control()
-                await start(self._sibling, "child", self._run_child)
-                await start(self._sibling, "listener", self.listener.run)
-                await start(self._sibling, "watchdog", self._watch)
-                await start(self._sibling, "reloader", self._reload_on_request)
-                await start(self._sibling, "control", self._serve_control)
-                nursery.start_soon(self._load_rest)
-                nursery.start_soon(self._announce)
-                nursery.start_soon(notify.keep_alive, self.notifier, self._answers_itself)
-                await self.signals.stop.wait()
-            except KiwiError as error:
-                self.failure = error
-            await self._stop()
-            nursery.cancel_scope.cancel()
+                await self._run(nursery)
+            finally:
+                await self._leave_nothing()
         if self.failure is not None:
             raise self.failure
         return Exit.OK
+
+    async def _run(self, nursery: trio.Nursery) -> None:
+        start = nursery.start
+        await start(self._sibling, "signals", self.signals.run)
+        try:
+            self.child = self._make_child(await lock.acquire(self.plan.server.db_path))
+            self.plan.listen_control()
+            await start(self._sibling, "child", self._run_child)
+            await start(self._sibling, "listener", self.listener.run)
+            await start(self._sibling, "watchdog", self._watch)
+            await start(self._sibling, "reloader", self._reload_on_request)
+            await start(self._sibling, "control", self._serve_control)
+            nursery.start_soon(self._load_rest)
+            nursery.start_soon(self._announce)
+            nursery.start_soon(notify.keep_alive, self.notifier, self._answers_itself)
+            await self.signals.stop.wait()
+        except KiwiError as error:
+            self.failure = error
+        await self._stop()
+        nursery.cancel_scope.cancel()
 
     # -- the siblings ------------------------------------------------------------------------------------------------------
 
@@ -121,7 +129,8 @@ class Supervisor:
         """Run one task under a cancel scope of its own, so that the stop can end it by name and wait for its end."""
         self._ended[name] = trio.Event()
         try:
-            with trio.CancelScope() as self._scopes[name]:
+            # The reaper ends by its own scope only: without it the end of no process would be noticed, nor could any be waited for.
+            with trio.CancelScope(shield=name == "reaper") as self._scopes[name]:
                 await task(task_status=task_status)
         finally:
             self._ended[name].set()
@@ -232,11 +241,22 @@ class Supervisor:
             await self._unless_hurried(self._stop_child(ends), max(ends - trio.current_time(), 0.1))
             self.child.kill()
             await self._end("child")
-        orphans = await self.reaper.end_orphans(grace=max(0.2, min(total * SWEEP_SHARE, 2.0) / 2))
-        if orphans:
-            log.info("ended orphans", processes=orphans)
+        await self._end_orphans()
         await self._end("control")
         log.info("stopped", reason=self.signals.reason)
+
+    async def _end_orphans(self) -> None:
+        orphans = await self.reaper.end_orphans(grace=max(0.2, min(self.config.shutdown_timeout * SWEEP_SHARE, 2.0) / 2))
+        if orphans:
+            log.info("ended orphans", processes=orphans)
+
+    async def _leave_nothing(self) -> None:
+        """See to it that no process is left, also when a bug in one of the siblings has ended all; then end the reaper."""
+        with trio.move_on_after(LAST_CHANCE, shield=True):
+            if "child" in self._ended:
+                await self._ended["child"].wait()
+            await self._end_orphans()
+        self._scopes["reaper"].cancel()
 
     def _stop_child(self, ends: float) -> Callable[[], Awaitable[None]]:
         async def stop() -> None:

@@ -1,0 +1,130 @@
+"""A scripted kanidmd: starts in some 40 ms, serves TLS as server.toml says, and misbehaves as ``behaviour.json`` says.
+
+Run as a script, with ``-IS`` so that it starts fast; it imports nothing of Kiwi ID. ``behaviour.json`` beside server.toml is a
+list of one behaviour a life, the last of which repeats; what happens is appended to ``events.jsonl``. A behaviour's keys:
+
+``print``: lines to print first; ``exit``: end with this code before readiness; ``exit_after``: ``[code, seconds]`` after it;
+``never_ready``: do not listen; ``hang``: accept and never answer; ``ready_after``: seconds until it listens; ``early_hup``: take
+a HUP before readiness instead of dying of it; ``ignore_term``; ``lose_terms``: so many TERMs have no effect; ``grandchild``:
+``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe; ``orphans``: so many that end at once.
+``GET /slow?s=N`` answers after N seconds, everything else at once.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    if sys.argv[1:] == ["version"]:
+        print("kanidmd 1.5.0 xyz")
+        return
+    server = Path(sys.argv[sys.argv.index("-c") + 1])
+    Fake(server.read_text(), server.with_name("behaviour.json"), server.with_name("events.jsonl")).run()
+
+
+class Fake:
+    def __init__(self, server: str, behaviour: Path, events: Path) -> None:
+        self.settings = dict(re.findall(r'^(\w+) = "(.*)"$', server, re.MULTILINE))
+        self.events = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        lives = json.loads(behaviour.read_text()) if behaviour.exists() else [{}]
+        self.life = events.read_text().count('"start"')
+        self.does = lives[min(self.life, len(lives) - 1)]
+        self.terms = 0
+
+    def event(self, event: str, /, **fields: object) -> None:
+        """Append one line; a single write, so that processes that share the file do not mix theirs."""
+        line = {"event": event, "life": self.life, "pid": os.getpid(), "at": time.monotonic(), **fields}
+        os.write(self.events, (json.dumps(line) + "\n").encode())
+
+    def run(self) -> None:
+        does = self.does
+        # Handlers first: who has seen the event may send signals.
+        numbers = [signal.SIGTERM, signal.SIGUSR1] if not does.get("early_hup") else [signal.SIGTERM, signal.SIGHUP]
+        for number in numbers:
+            signal.signal(number, self.signalled)
+        self.event("start", env=dict(os.environ), argv=sys.argv, group=os.getpgrp())
+        for line in does.get("print", []):
+            print(line, flush=True)
+        if kind := does.get("grandchild"):
+            self.grandchild(kind)
+        for _ in range(does.get("orphans", 0)):
+            if os.fork() == 0:
+                if os.fork() == 0:
+                    time.sleep(0.01)
+                os._exit(0)
+            os.wait()
+        if "exit" in does:
+            os._exit(does["exit"])
+        time.sleep(does.get("ready_after", 0))
+        if does.get("never_ready"):
+            while True:
+                signal.pause()
+        self.serve()
+
+    def signalled(self, number: int, _frame: object) -> None:
+        self.event("signal", name=signal.Signals(number).name)
+        if number == signal.SIGTERM and not self.does.get("ignore_term"):
+            self.terms += 1
+            if self.terms > self.does.get("lose_terms", 0):
+                os._exit(0)
+
+    def grandchild(self, kind: str) -> None:
+        ready, tell = os.pipe()
+        if os.fork():
+            os.read(ready, 1)
+            return
+        if kind == "session":
+            os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.event("grandchild")
+        os.write(tell, b"x")
+        while True:
+            time.sleep(60)
+
+    def serve(self) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.settings["tls_chain"], self.settings["tls_key"])
+        host, port = self.settings["bindaddress"].rsplit(":", 1)
+        signal.signal(signal.SIGHUP, self.signalled)
+        listener = socket.create_server((host, int(port)), backlog=64)
+        self.event("ready")
+        if after := self.does.get("exit_after"):
+            threading.Timer(after[1], os._exit, [after[0]]).start()
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=self.answer, args=(context, client), daemon=True).start()
+
+    def answer(self, context: ssl.SSLContext, client: socket.socket) -> None:
+        if self.does.get("hang"):
+            time.sleep(3600)
+        try:
+            with context.wrap_socket(client, server_side=True) as stream:
+                stream.settimeout(60)
+                buffered = b""
+                while True:
+                    while b"\r\n\r\n" not in buffered:
+                        part = stream.recv(65536)
+                        if not part:
+                            return
+                        buffered += part
+                    head, _, buffered = buffered.partition(b"\r\n\r\n")
+                    target = head.split(b" ")[1].decode()
+                    if target.startswith("/slow"):
+                        self.event("request", target=target)
+                        time.sleep(float(target.partition("s=")[2]))
+                    body = b"true" if target == "/status" else f"life {self.life}".encode()
+                    stream.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
+        except OSError:
+            pass
+
+
+if __name__ == "__main__":
+    main()
