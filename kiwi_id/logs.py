@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,19 @@ _SECRETS = [
     (re.compile(r"(?i)\b(code)(\"?\s*[=:]\s*)(?:\w+\()*\"?[^\s\",;)}|]{16,}"), r"\1\2[redacted]"),
 ]
 
+# One look that most lines pass: kanidmd prints several for each request, and each pattern above costs microseconds.
+_SUSPICIOUS = ("?", "eyj", "gaaaa", "passw", "secret", "token", "code", "cookie", "authori", "bearer", "totp")
+_encode = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode
+
 
 def redact(text: str) -> str:
     """Return ``text`` without query strings, JWTs, Fernet tokens and values that stand behind a secret's name."""
+    lowered = text.lower().replace("status_code", "")
+    for word in _SUSPICIOUS:  # a loop of "in" is ten times faster than one pattern of alternatives
+        if word in lowered:
+            break
+    else:
+        return text
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
@@ -88,9 +99,13 @@ class Log:
             self._logger.error(message, extra={"fields": fields}, exc_info=info)
 
 
+@lru_cache(maxsize=2)
+def _stamp(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
 def _parts(record: logging.LogRecord) -> tuple[str, str, str, str, dict[str, Any]]:
-    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    stamp = f"{seconds}.{int(record.created * 1000 % 1000):03d}Z"
+    stamp = f"{_stamp(int(record.created))}.{int(record.created * 1000 % 1000):03d}Z"
     level = _NAMES.get(record.levelno, "info")
     ours = record.name.startswith("kiwi_id.")
     component = record.name[8:] if ours else record.name
@@ -109,7 +124,7 @@ class JsonFormatter(logging.Formatter):
         """Return the line without its newline."""
         stamp, level, component, message, fields = _parts(record)
         entry = {"ts": stamp, "level": level, "component": component, "msg": message, **fields}
-        return json.dumps(entry, ensure_ascii=False, default=str, separators=(",", ":"))
+        return _encode(entry)
 
 
 class ConsoleFormatter(logging.Formatter):
