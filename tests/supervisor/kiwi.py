@@ -205,9 +205,12 @@ class Kiwi:
 
     def child_pid(self) -> int:
         """The process id of the kanidmd that serves now."""
-        return eventually(
-            lambda: status["pid"] if (status := self.ask()["upstream"])["state"] == "ready" else None, "a ready kanidmd"
-        )
+
+        def serving() -> int | None:
+            upstream: dict[str, Any] = self.ask()["upstream"]
+            return upstream["pid"] if upstream["state"] == "ready" else None
+
+        return eventually(serving, "a ready kanidmd")
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another command of ``kiwi-id`` on this instance."""
