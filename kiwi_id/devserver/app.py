@@ -8,6 +8,7 @@ from cryptography.fernet import Fernet
 from kiwi_id.devserver import KANIDM_VERSION, log
 from kiwi_id.devserver.auth import Authenticator
 from kiwi_id.devserver.config import ServerConfig
+from kiwi_id.devserver.credsession import CredentialSessions
 from kiwi_id.devserver.crypto import CookieKey
 from kiwi_id.devserver.directory import Directory
 from kiwi_id.devserver.http import ApiError, HttpError, Request, Response, Router, json_response, text
@@ -38,6 +39,7 @@ class App:
     config: ServerConfig
     directory: Directory
     auth: Authenticator
+    credentials: CredentialSessions
     cookie_key: CookieKey = field(default_factory=CookieKey)
     consent_key: str = field(default_factory=lambda: Fernet.generate_key().decode())
 

@@ -2,7 +2,21 @@
 
 from html import escape
 
-__all__ = ["STYLE", "access_denied", "apps", "consent", "denied", "error", "login", "password", "profile", "reset", "totp"]
+__all__ = [
+    "STYLE",
+    "access_denied",
+    "apps",
+    "consent",
+    "denied",
+    "error",
+    "login",
+    "new_password",
+    "password",
+    "password_set",
+    "profile",
+    "reset",
+    "totp",
+]
 
 STYLE = """:root { color-scheme: light dark; font: 17px/1.5 system-ui, sans-serif; }
 body { margin: 0; min-height: 100vh; display: flex; flex-direction: column; }
@@ -166,16 +180,45 @@ def profile(name: str, spn: str, mail: str | None) -> bytes:
     )
 
 
-def reset(domain: str, message: str) -> bytes:
-    """The page of reset links. Changing credentials is for the REST API here; the real server has a whole page for it."""
+def reset(domain: str, problem: str | None) -> bytes:
+    """The page of reset links, for a person who has only the token."""
+    alert = f'<p class="note alert" role="alert">{escape(problem)}</p>' if problem else ""
     return _page(
         "Reset Credentials",
         f"""<h1>{escape(domain)}</h1>
 <h2>Credential reset</h2>
-<p class="note">{escape(message)}</p>
+{alert}
 <form method="get" action="/ui/reset">
 <label for="token">Enter your credential reset token.</label>
-<input id="token" name="token" type="text" autofocus>
+<input id="token" name="token" type="text" required autofocus>
 <button type="submit">Submit</button>
 </form>""",
+    )
+
+
+def new_password(domain: str, name: str, problem: str | None) -> bytes:
+    """The form for a new password."""
+    alert = f'<p class="note alert" role="alert">{escape(problem)}</p>' if problem else ""
+    return _page(
+        "Reset Credentials",
+        f"""<h1>{escape(domain)}</h1>
+<h2>New password for {escape(name)}</h2>
+{alert}
+<form id="newPasswordForm" method="post" action="/ui/reset/add_password">
+<label for="new-password">Enter new password</label>
+<input id="new-password" name="new_password" type="password" autocomplete="new-password" required autofocus>
+<label for="new-password-check">Repeat password</label>
+<input id="new-password-check" name="new_password_check" type="password" autocomplete="new-password" required>
+<button type="submit">Save</button>
+</form>""",
+    )
+
+
+def password_set(domain: str) -> bytes:
+    """The new password is in force."""
+    return _page(
+        "Reset Credentials",
+        f"""<h1>{escape(domain)}</h1>
+<p class="note">Your new password is set.</p>
+<p><a href="/ui/login">Log in</a></p>""",
     )

@@ -13,10 +13,11 @@ from types import FrameType
 
 import trio
 
-from kiwi_id.devserver import KANIDM_VERSION, adminsock, credential, log, login, misc, oauth2_http, rest, v1, views
+from kiwi_id.devserver import KANIDM_VERSION, adminsock, credential, log, login, misc, oauth2_http, reset, rest, v1, views
 from kiwi_id.devserver.app import App, Site, log_request
 from kiwi_id.devserver.auth import Authenticator
 from kiwi_id.devserver.config import ServerConfig
+from kiwi_id.devserver.credsession import CredentialSessions
 from kiwi_id.devserver.directory import Directory
 from kiwi_id.devserver.http import Router
 from kiwi_id.devserver.listener import Listener, TlsError
@@ -45,6 +46,7 @@ def _router(app: App) -> Router:
     if app.config.ui:
         login.add_routes(router, app)
         views.add_routes(router, app)
+        reset.add_routes(router, app)
     return router
 
 
@@ -52,7 +54,7 @@ async def _main(config: ServerConfig) -> int:
     try:
         store = Store(config.db_path)
         app_directory = Directory(store, config.domain)
-        app = App(config, app_directory, Authenticator(app_directory))
+        app = App(config, app_directory, Authenticator(app_directory), CredentialSessions(app_directory))
         site = Site(config, _router(app))
         listener = Listener(config, site, log_request)
         listeners = await listener.bind()

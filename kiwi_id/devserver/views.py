@@ -1,4 +1,4 @@
-"""The other pages under `/ui`: authorization and consent in the browser, applications, profile, reset."""
+"""The other pages under `/ui`: authorization and consent in the browser, applications, profile."""
 
 from kiwi_id.devserver import authreq, oauth2, pages
 from kiwi_id.devserver.app import App
@@ -24,9 +24,7 @@ def add_routes(router: Router, app: App) -> None:
     router.add("POST", "/ui/oauth2/consent", views.consent)
     router.add("GET", "/ui/apps", views.apps)
     router.add("GET", "/ui/profile", views.profile)
-    router.add("GET", "/ui/enrol", views.update_credentials)
-    router.add("GET", "/ui/update_credentials", views.update_credentials)
-    router.add("GET", "/ui/reset", views.reset)
+    router.add("GET", "/ui/enrol", views.enrol)
 
 
 class _Views:
@@ -95,16 +93,9 @@ class _Views:
         spn = self._app.directory.spn(entry)
         return page(pages.profile(entry.first("displayname") or entry.name, spn, entry.first("mail")))
 
-    async def update_credentials(self, request: Request) -> Response:
-        if self._app.auth.maybe(request) is None:
-            return see_other("/ui")
-        return page(pages.reset(self._app.config.domain, "The stand-in changes credentials through the REST API only."))
-
-    async def reset(self, request: Request) -> Response:
-        message = "The stand-in changes credentials through the REST API only, with the token of your reset link."
-        response = page(pages.reset(self._app.config.domain, message))
-        response.headers.append(("hx-push-url", "/ui/reset"))
-        return response
+    async def enrol(self, request: Request) -> Response:
+        # Enrolling another device is a page of Kanidm's that the stand-in does not have.
+        return see_other("/ui")
 
 
 def _back(result: oauth2.Permitted, jar: Jar) -> Response:

@@ -223,6 +223,43 @@ async def test_anonymous(kanidm: Server) -> None:
         assert "mail" not in alice.json()["attrs"]
 
 
+async def test_reset_link_sets_a_password(running: Server) -> None:
+    """A reset link leads to a form; what it refuses is said; the link works once."""
+    async with Kanidm(running) as client:
+        await client.setup()
+        intent = (await client.do("GET", "/v1/person/alice/_credential/_update_intent"))["token"]
+        browser = Browser(client)
+        await browser.go("GET", "/ui/reset", params={"token": intent})
+        await browser.submit(new_password="another-horse-9x", new_password_check="differs")
+        assert "differ" in browser.page
+        await browser.submit(new_password="short", new_password_check="short")
+        assert "too easy" in browser.page
+        await browser.submit(new_password="another-horse-9x", new_password_check="another-horse-9x")
+        assert "Your new password is set" in browser.page
+        await browser.go("GET", "/ui/reset", params={"token": intent})
+        assert "was used already" in browser.page
+        assert await client.login("alice", "another-horse-9x")
+
+
+async def test_sessions_are_listed_and_ended(kanidm: Server) -> None:
+    """A person sees the own sessions and can end one; to an administrator the list is empty."""
+    async with Kanidm(kanidm) as client:
+        await client.setup()
+        headers = {"authorization": f"Bearer {await client.login('alice', client.password)}"}
+        path = "/v1/account/alice/_user_auth_token"
+        with trio.fail_after(10):
+            while not (listed := (await client.http.get(path, headers=headers)).json()):  # noqa: ASYNC110 - another process
+                await trio.sleep(0.05)
+        assert sorted(listed[0]) == ["account_id", "issued_at", "purpose", "session_id", "state"]
+        assert (list(listed[0]["state"]), listed[0]["purpose"]) == (["expiresat"], "privilegecapable")
+        assert await client.do("GET", path) == []
+        one = f"{path}/{listed[0]['session_id']}"
+        assert (await client.http.delete(one, headers=client.headers)).status_code == 404
+        assert (await client.http.delete(one, headers=headers)).status_code == 200
+        answer = await client.http.get("/v1/self", headers=headers)
+        assert (answer.status_code, answer.json()) == (401, "sessionexpired")
+
+
 async def test_stand_in_says_what_it_is(running: Server) -> None:
     """Every page of the stand-in carries its notice, and loads nothing that its own policy forbids."""
     async with running.client() as client:
