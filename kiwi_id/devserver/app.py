@@ -29,7 +29,8 @@ _NO_STORE = [("cache-control", "no-store, no-cache, max-age=0"), ("pragma", "no-
 _SHORT = [("cache-control", "private, max-age=300"), ("pragma", "no-cache")]
 _BARE = ("/docs",)
 # Paths whose handlers never look at the client's address.
-_NO_CLIENT = ("/status", "/robots.txt", "/docs", "/pkg", "/.well-known", "/manifest.webmanifest")
+_NO_CLIENT = ("/status", "/robots.txt", "/docs", "/pkg", "/.well-known", "/manifest.webmanifest", "/v1/credential/")
+_NO_CLIENT_ENDS = ("/public_key.jwk", "/.well-known/openid-configuration", "/.well-known/oauth-authorization-server")
 
 
 @dataclass(slots=True)
@@ -75,7 +76,10 @@ class Site:
 
     def _check_forwarded(self, request: Request) -> None:
         header = request.headers.get("x-forwarded-for")
-        if header is None or not self._config.trust_x_forward_for or request.path.startswith(_NO_CLIENT):
+        path = request.path
+        if header is None or not self._config.trust_x_forward_for or path in ("/", "/ui"):
+            return
+        if path.startswith(_NO_CLIENT) or path.endswith(_NO_CLIENT_ENDS):
             return
         try:
             ipaddress.ip_address(header.split(",")[0])

@@ -64,7 +64,7 @@ def bearer_token(request: Request) -> str | None:
         token = request.cookies.get("bearer", "")
     else:
         scheme, _, token = header.partition(" ")
-        if scheme != "Bearer":
+        if scheme.lower() != "bearer":
             return None
     try:
         head, _, _ = token.split(".")
@@ -91,7 +91,7 @@ class Authenticator:
         account = self._directory.get(claims.get("account_id" if api else "uuid", ""))
         session = claims.get("token_id" if api else "session_id", "")
         if account is None:
-            raise ApiError(401, "notauthenticated")
+            raise ApiError(404, "nomatchingentries")
         expiry = claims.get("expiry")
         known = account.private.get("tokens" if api else "sessions", {})
         # Kanidm honours a young API token that it does not know, lest another replica made it; so a deleted one too.

@@ -17,6 +17,7 @@ __all__ = ["AuthRequest", "origin_of", "parse", "redirect"]
 
 _RESPONSE_TYPES = ("code", "token", "id_token")
 _MODES = ("query", "fragment")
+_ONCE = ("response_type", "response_mode", "client_id", "state", "redirect_uri", "scope", "nonce", "max_age")
 _UNITS = ("ui_locales", "claims_locales")
 
 
@@ -62,7 +63,11 @@ class AuthRequest:
 
 def parse(pairs: Iterable[tuple[str, str]]) -> AuthRequest:
     """Read a query's pairs; HttpError 400 with serde's message for what 1.5.0 cannot parse."""
-    found = dict(pairs)
+    given = list(pairs)
+    found = dict(given)
+    for key in _ONCE:
+        if sum(name == key for name, _ in given) > 1:
+            raise _bad(f"duplicate field `{key}`")
     if "response_type" in found:
         _variant(found["response_type"], _RESPONSE_TYPES, "one of `code`, `token`, `id_token`")
     if "response_mode" in found:

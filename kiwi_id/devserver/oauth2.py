@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urldefrag
 
 from kiwi_id.devserver.app import App
 from kiwi_id.devserver.auth import Identity
@@ -95,12 +96,11 @@ def check_scopes(scopes: Iterable[str]) -> None:
 def _check_redirect(client: Entry, uri: str) -> None:
     if client.is_a("oauth2_resource_server_public") and client.flag("oauth2_allow_localhost_redirect") and loopback(uri):
         return
-    known = [*client.attrs["oauth2_rs_origin_landing"], *client.attrs.get("oauth2_rs_origin", [])]
-    opaque = uri in known and origin_of(uri) == "null"
-    strict = client.flag("oauth2_strict_redirect_uri")
-    matched = uri in known if strict else origin_of(uri) in {origin_of(url) for url in known}
+    # Matching is exact whatever oauth2_strict_redirect_uri says: 1.5.0's domain level asks for it.
+    urls = [*client.attrs["oauth2_rs_origin_landing"], *client.attrs.get("oauth2_rs_origin", [])]
+    known = {urldefrag(url).url for url in urls}
     secure = any(url.startswith("https://") for url in known)
-    if not (matched or opaque) or (secure and not uri.startswith("https://") and not opaque):
+    if uri not in known or (secure and uri.startswith("http://")):
         raise OAuthError("invalid_origin")
 
 

@@ -56,7 +56,7 @@ def _error(error: OAuthError) -> Response:
 
 def _basic(request: Request) -> tuple[str, str] | None:
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme != "Basic":
+    if scheme.lower() != "basic":
         return None
     try:
         parts = base64.b64decode(value, validate=True).decode().split(":")

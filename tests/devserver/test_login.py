@@ -4,6 +4,7 @@ import base64
 import re
 import time
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -221,6 +222,39 @@ async def test_anonymous(kanidm: Server) -> None:
         assert (await client.authorise(bearer)).status_code == 403
         alice = await client.http.get("/v1/person/alice", headers={"authorization": f"Bearer {bearer}"})
         assert "mail" not in alice.json()["attrs"]
+
+
+async def test_how_a_session_is_presented(kanidm: Server) -> None:
+    """The scheme's case does not matter, any Authorization header hides the cookie, and a deleted account is 404."""
+    async with Kanidm(kanidm) as client:
+        await client.setup()
+        bearer = await client.login("alice", client.password)
+        cookie = {"cookie": f"bearer={bearer}"}
+        for headers, status in (
+            ({"authorization": f"bearer {bearer}"}, 200),
+            (cookie, 200),
+            ({**cookie, "authorization": "Basic eDp5"}, 401),
+            ({"authorization": "Bearer junk"}, 401),
+        ):
+            assert (await client.http.get("/v1/self", headers=headers)).status_code == status
+        await client.do("DELETE", "/v1/person/alice")
+        assert (await client.http.get("/v1/self", headers=cookie)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/v1/self", 400), ("/ui/login", 400), ("/ui", 308), ("/", 303), ("/status", 200), ("/oauth2/openid/x/public_key.jwk", 404)],
+)
+async def test_forwarded_for_is_read_where_the_client_matters(directory: Path, path: str, status: int) -> None:
+    """With trust_x_forward_for an address that does not parse is 400, but only where Kanidm looks at it."""
+    server = Server(directory, settings="trust_x_forward_for = true")
+    try:
+        await server.start()
+        async with server.client() as client:
+            for header in ("192.0.2.1:99", "unknown, 192.0.2.1"):
+                assert (await client.get(path, headers={"x-forwarded-for": header})).status_code == status
+    finally:
+        await server.stop()
 
 
 async def test_reset_link_sets_a_password(running: Server) -> None:

@@ -46,6 +46,22 @@ async def test_parser_messages(kanidm: Server, change: dict[str, str | None], me
     assert (answer.status_code, answer.text) == (400, f"Failed to deserialize query string: {message}")
 
 
+async def test_repeated_parameter_is_refused(kanidm: Server) -> None:
+    """A parameter that comes twice is a parse error, not a choice."""
+    async with kanidm.client() as client:
+        answer = await client.get("/oauth2/authorise?response_type=code&client_id=mail&state=a&state=b")
+    assert (answer.status_code, answer.text) == (400, "Failed to deserialize query string: duplicate field `state`")
+
+
+async def test_redirect_uri_matches_exactly_without_being_told(kanidm: Server) -> None:
+    """1.5.0's domain level compares whole URIs even for clients that are not marked strict; a URI's spelling is normalised."""
+    async with Kanidm(kanidm) as client:
+        await client.setup()
+        await client.do("PATCH", "/v1/oauth2/mail", {"attrs": {"oauth2_strict_redirect_uri": []}})
+        assert (await client.authorise(None, redirect_uri="https://mail.example.com/other")).status_code == 400
+        assert (await client.authorise(None, redirect_uri="https://MAIL.example.com:443/callback")).status_code == 401
+
+
 async def test_consent_then_code_then_no_more_questions(kanidm: Server) -> None:
     """Consent is asked for once for each set of scopes; the answers carry state, also as a fragment, and by cookie."""
     async with Kanidm(kanidm) as client:
