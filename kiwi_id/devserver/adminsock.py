@@ -60,6 +60,8 @@ async def _client(stream: trio.SocketStream, directory: Directory) -> None:
             return
         try:
             request = json.loads(buffer)
+        except RecursionError:
+            return
         except ValueError:
             continue
         buffer = b""

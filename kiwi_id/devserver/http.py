@@ -89,7 +89,7 @@ class Request:
             raise HttpError(415, "Expected request with `Content-Type: application/json`")
         try:
             return json.loads(await self.body())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HttpError(400, f"Failed to parse the request body as JSON: {error}") from None
 
     async def json_list(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The stand-in's process behaves like kanidmd 1.5.0: exit codes, signals, admin socket, what survives a kill -9."""
 
+import contextlib
 import hashlib
 import json
 import signal
@@ -199,6 +200,19 @@ async def test_admin_socket_recovers_accounts(kanidm: Server) -> None:
     assert first != second
     async with Kanidm(kanidm) as client:
         assert await client.login("idm_admin", second)
+
+
+async def test_deeply_nested_json_harms_nobody(running: Server) -> None:
+    """JSON nested deeper than the parser goes is refused at the socket and over HTTP, and the server goes on."""
+    nested = b"[" * 60_000
+    async with await trio.open_unix_socket(str(running.socket)) as stream:
+        await stream.send_all(nested)
+        with trio.fail_after(10), contextlib.suppress(trio.BrokenResourceError):
+            assert await stream.receive_some() == b""
+    async with running.client() as client:
+        headers = {"content-type": "application/json"}
+        assert (await client.post("/v1/auth", content=nested, headers=headers)).status_code == 400
+    assert await running.recover("admin")
 
 
 async def test_socket_of_an_earlier_life_is_replaced(running: Server) -> None:
