@@ -6,8 +6,8 @@ list of one behaviour a life, the last of which repeats; what happens is appende
 ``print``: lines to print first; ``exit``: end with this code before readiness; ``exit_after``: ``[code, seconds]`` after it;
 ``never_ready``: do not listen; ``hang``: accept and never answer; ``ready_after``: seconds until it listens; ``early_hup``: take
 a HUP before readiness instead of dying of it; ``ignore_term``; ``lose_terms``: so many TERMs have no effect; ``grandchild``:
-``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe; ``orphans``: so many that end at once.
-``GET /slow?s=N`` answers after N seconds, everything else at once.
+``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe; ``orphans``: so many (hundreds) when ready.
+``GET /slow?s=N`` answers after N seconds, ``/headers`` with the request's head, everything else at once.
 """
 
 import json
@@ -55,12 +55,6 @@ class Fake:
             print(line, flush=True)
         if kind := does.get("grandchild"):
             self.grandchild(kind)
-        for _ in range(does.get("orphans", 0)):
-            if os.fork() == 0:
-                if os.fork() == 0:
-                    time.sleep(0.01)
-                os._exit(0)
-            os.wait()
         if "exit" in does:
             os._exit(does["exit"])
         time.sleep(does.get("ready_after", 0))
@@ -71,6 +65,8 @@ class Fake:
 
     def signalled(self, number: int, _frame: object) -> None:
         self.event("signal", name=signal.Signals(number).name)
+        if number == signal.SIGHUP and hasattr(self, "context"):
+            self.context.load_cert_chain(self.settings["tls_chain"], self.settings["tls_key"])
         if number == signal.SIGTERM and not self.does.get("ignore_term"):
             self.terms += 1
             if self.terms > self.does.get("lose_terms", 0):
@@ -89,14 +85,29 @@ class Fake:
         while True:
             time.sleep(60)
 
+    def orphans(self, count: int) -> None:
+        """Make ``count`` processes, a hundred to a parent, which ends before or after they do: in both cases init gets them."""
+        for _ in range(count // 100):
+            if os.fork() == 0:
+                for _ in range(100):
+                    if os.fork() == 0:
+                        os._exit(0)
+                os._exit(0)
+        for _ in range(count // 100):
+            os.wait()
+        self.event("orphans")
+
     def serve(self) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.settings["tls_chain"], self.settings["tls_key"])
+        does = self.does
         host, port = self.settings["bindaddress"].rsplit(":", 1)
         signal.signal(signal.SIGHUP, self.signalled)
         listener = socket.create_server((host, int(port)), backlog=64)
         self.event("ready")
-        if after := self.does.get("exit_after"):
+        if count := does.get("orphans"):
+            threading.Thread(target=self.orphans, args=(count,)).start()
+        if after := does.get("exit_after"):
             threading.Timer(after[1], os._exit, [after[0]]).start()
         while True:
             client, _ = listener.accept()
@@ -120,7 +131,9 @@ class Fake:
                     if target.startswith("/slow"):
                         self.event("request", target=target)
                         time.sleep(float(target.partition("s=")[2]))
-                    body = b"true" if target == "/status" else f"life {self.life}".encode()
+                    if target == "/status":
+                        self.event("probe")
+                    body = head if target == "/headers" else f"life {self.life}".encode()
                     stream.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
         except OSError:
             pass
