@@ -73,7 +73,7 @@ async def _exchange(socket: Path, request: bytes) -> Any:
             received += chunk
             try:
                 return json.loads(received)
-            except ValueError:  # also half of a UTF-8 character: read on
+            except (ValueError, RecursionError):  # not whole yet, perhaps in the middle of a character: read on
                 continue
         raise AdminSocketUnavailable(f"{socket}: more than {ANSWER_LIMIT} bytes that are not an answer; is this Kanidm's socket?")
 

@@ -105,7 +105,7 @@ class Kanidm:
         except (trio.TooSlowError, httpx.TimeoutException):
             raise KanidmUnreachable(f"{self._url}: no answer to {method} {path} within {self._timeout:g} s.") from None
         except httpx.TransportError as error:
-            raise KanidmUnreachable(f"{self._url}: {method} {path} failed: {error or type(error).__name__}") from None
+            raise KanidmUnreachable(f"{self._url}: {method} {path} failed: {_reason(error)}") from None
         if answer.status_code != 200:
             # Kanidm's reasons are short codes such as {"plugin":…}, never what was sent.
             raise KanidmRefused(f"Kanidm refused {method} {path}: {answer.status_code} {answer.text[:200]}", answer.status_code)
@@ -218,6 +218,16 @@ class Kanidm:
         update = await self.update_credentials(person)
         await update.password(password)
         await update.commit()
+
+
+def _reason(error: BaseException) -> str:
+    """Return the words of ``error``, else of what caused it: httpx's own are often empty, as for a refused certificate."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if str(cause):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 class CredentialUpdate:

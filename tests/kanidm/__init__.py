@@ -1,1 +1,1 @@
-"""Tests against the real kanidmd, through the front: ``kiwi-id run`` as a real process, TLS on both sides."""
+"""Tests of our client of Kanidm, and of everything through the front over the real kanidmd: real processes, TLS on both sides."""
