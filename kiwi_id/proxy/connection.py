@@ -6,6 +6,8 @@ end of the whole server, and shields its sends without a deadline (docs/architec
 
 from __future__ import annotations
 
+import socket
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -88,12 +90,12 @@ class Connection:
         limits = self.settings().limits
         buffer, scanned = self.buffer, 0
         # A new connection that says nothing is a held resource; a kept-alive one is a browser that may come back.
-        patience = limits.header_timeout if first else limits.keep_alive_timeout
+        patience = limits.header_timeout if first or buffer else limits.keep_alive_timeout
         with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
             self._idle = scope if not buffer else None
             try:
                 while True:
-                    if buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before a request is ignored
+                    while buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before a request is ignored
                         del buffer[:2]
                         scanned = 0
                     if buffer:
@@ -164,6 +166,7 @@ class Connection:
             raise
         except Aborted as error:
             outcome = f"aborted: {error}"
+            self._abort()
             raise ClientGone from None
         except trio.Cancelled:
             outcome = "cancelled"
@@ -209,13 +212,21 @@ class Connection:
     async def _linger(self) -> None:
         """Close so that the client can read what we sent: a close with unread bytes of its would reset the connection."""
         with trio.move_on_after(LINGER), suppress(*_GONE):
-            if isinstance(self.stream, trio.abc.HalfCloseableStream):
-                await self.stream.send_eof()
-            elif not self.eof:
-                await self.stream.aclose()
-                return
-            while not self.eof and await self.stream.receive_some(READ_SIZE):
+            tcp = self.stream
+            if isinstance(tcp, trio.SSLStream):
+                # Trio's aclose() would not say TLS's good-bye, and its unwrap() would wait for the client's.
+                await tcp._retry(tcp._ssl_object.unwrap, ignore_want_read=True)
+                tcp = tcp.transport_stream
+            await tcp.send_eof()
+            while not self.eof and await tcp.receive_some(READ_SIZE):
                 pass
+
+    def _abort(self) -> None:
+        """Reset the connection: to an HTTP/1.0 client an orderly end would mean that the response was complete."""
+        tcp = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
+        if isinstance(tcp, trio.SocketStream) and tcp.socket.fileno() >= 0:
+            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            tcp.socket.close()
 
     async def watch(self, cancel: trio.CancelScope) -> None:
         """Read ahead while a request is in progress; cancel ``cancel`` when the client has gone."""

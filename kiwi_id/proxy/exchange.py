@@ -7,7 +7,7 @@ replaced for speed without the other noticing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
 from kiwi_id.proxy import pages
@@ -56,10 +56,11 @@ class Exchange(ABC):
         """Return the whole request body when it has arrived already, without waiting; else None, and read :meth:`body`."""
 
     @abstractmethod
-    def body(self) -> AsyncIterator[bytes]:
+    def body(self) -> AsyncGenerator[bytes, None]:
         """Yield the request body in pieces as they arrive; ``request_trailers`` is complete afterwards.
 
-        Raises ClientGone when it stops arriving, BadRequest when it is malformed or larger than the limit.
+        Call it once, and before a concurrent :meth:`attended`: from the call on its bytes are the reader's alone. Raises ClientGone
+        when it stops arriving, BadRequest when it is malformed or larger than the limit.
         """
 
     @property
@@ -97,7 +98,7 @@ class Exchange(ABC):
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """Send a whole response. Raises ClientGone."""
         self.start(status, headers)
-        if body:
+        if body and self.method != b"HEAD":
             self.write(body)
         self.finish()
         await self.flush()

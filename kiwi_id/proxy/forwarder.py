@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 import h11
@@ -51,8 +52,7 @@ class Forwarder:
                 if await self._attempt(exchange, upstream, headers):
                     return
             except Shut:
-                message = "The login service is not available right now. Please try again in a moment."
-                await exchange.respond_error(503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
+                await self._unavailable(exchange)
                 return
             except UpstreamLost as lost:
                 if exchange.started:
@@ -61,6 +61,9 @@ class Forwarder:
                 # Unsent requests are asked again whatever they are; what may have been sent only when that is harmless, once.
                 if (lost.sent and not (repeatable and repeats == 1)) or repeats > 3:
                     exchange.notes["upstream_error"] = str(lost)
+                    if not lost.sent:
+                        await self._unavailable(exchange)
+                        return
                     message = "The login service did not answer properly. Please try again."
                     await exchange.respond_error(502, "upstream_failed", message)
                     return
@@ -70,6 +73,10 @@ class Forwarder:
                 message = "The login service takes too long to answer. Please try again."
                 await exchange.respond_error(504, "upstream_timeout", message)
                 return
+
+    async def _unavailable(self, exchange: Exchange) -> None:
+        message = "The login service is not available right now. Please try again in a moment."
+        await exchange.respond_error(503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
 
     async def _acquire(self, *, fresh: bool) -> Upstream:
         with trio.move_on_after(self._settings().limits.gate_timeout):
@@ -89,7 +96,6 @@ class Forwarder:
                     await upstream.send_head(exchange.method, exchange.target, headers, body)
                     await self._relay(exchange, upstream, attempt, limits.body_timeout)
                 else:
-                    scope.deadline = float("inf")  # while the body arrives, its own timeouts count
                     await self._relay_both(exchange, upstream, headers, attempt)
             if scope.cancelled_caught:
                 if exchange.started:
@@ -104,9 +110,11 @@ class Forwarder:
         """Send the request body while the answer may already come: kanidmd may refuse before it has read everything."""
         limits = self._settings().limits
         await upstream.send_head(exchange.method, exchange.target, headers, None)
+        attempt.deadline.deadline = float("inf")  # while the body arrives, its own timeouts count
+        pieces = exchange.body()
         failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._upload, exchange, upstream, attempt, nursery.cancel_scope)
+        async with aclosing(pieces), trio.open_nursery() as nursery:
+            nursery.start_soon(self._upload, exchange, upstream, attempt, pieces, nursery.cancel_scope)
             try:
                 await self._relay(exchange, upstream, attempt, limits.body_timeout)
             except (UpstreamLost, ClientGone, Aborted, BadRequest) as error:  # carried out of the nursery, unwrapped
@@ -116,17 +124,19 @@ class Forwarder:
         if failure is not None:
             raise failure
 
-    async def _upload(self, exchange: Exchange, upstream: Upstream, attempt: _Attempt, cancel: trio.CancelScope) -> None:
+    async def _upload(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        attempt: _Attempt,
+        pieces: AsyncGenerator[bytes, None],
+        cancel: trio.CancelScope,
+    ) -> None:
         limits = self._settings().limits
         if exchange.expects_continue:
-            # The client waits for a word before it sends. That word is kanidmd's to say (RFC 9110 §10.1.1); when it says
-            # nothing for a while, we do, because both would wait for ever.
-            with trio.move_on_after(_CONTINUE_PATIENCE):
-                await attempt.go_ahead.wait()
+            await attempt.go_ahead.wait()
         try:
-            if exchange.expects_continue and not exchange.started:
-                await exchange.informational(100, [])
-            async for data in exchange.body():
+            async for data in pieces:
                 if not exchange.started:
                     attempt.deadline.deadline = trio.current_time() + limits.upstream_timeout
                 await upstream.send_body(data)
@@ -145,11 +155,14 @@ class Forwarder:
 
     async def _relay(self, exchange: Exchange, upstream: Upstream, attempt: _Attempt, body_timeout: float) -> None:
         """Pass the answer on. Raises UpstreamLost, ClientGone, Aborted."""
-        while isinstance(event := await exchange.attended(upstream.next_event), h11.InformationalResponse):
-            if event.status_code == 100:
-                attempt.go_ahead.set()
-            else:
+        if exchange.expects_continue:
+            event = await self._await_word(exchange, upstream, attempt)
+        else:
+            event = await exchange.attended(upstream.next_event)
+        while isinstance(event, h11.InformationalResponse):
+            if event.status_code != 100:
                 await exchange.informational(event.status_code, rules.to_client(event.headers, exchange.request_id))
+            event = await exchange.attended(upstream.next_event)
         if not isinstance(event, h11.Response):
             raise UpstreamLost("kanidmd's answer has no head", sent=True)
         exchange.start(event.status_code, rules.to_client(event.headers, exchange.request_id), event.reason)
@@ -174,3 +187,23 @@ class Forwarder:
                 return
             else:
                 raise UpstreamLost("kanidmd closed the connection in the middle of its answer", sent=True)
+
+    async def _await_word(self, exchange: Exchange, upstream: Upstream, attempt: _Attempt) -> h11.Event:
+        """Return the first event of the answer to a client that waits for a word before it sends its body.
+
+        That word is kanidmd's to say (RFC 9110 §10.1.1); when it says nothing for a while, we do, because both would wait for ever.
+        It is said here and not by the upload's task: two tasks must not send to the client at once.
+        """
+        ends = trio.current_time() + _CONTINUE_PATIENCE
+        while True:
+            event: h11.Event | None = None
+            with trio.CancelScope(deadline=ends):
+                event = await exchange.attended(upstream.next_event)
+            if event is None or (isinstance(event, h11.InformationalResponse) and event.status_code == 100):
+                break
+            if not isinstance(event, h11.InformationalResponse):
+                return event
+            await exchange.informational(event.status_code, rules.to_client(event.headers, exchange.request_id))
+        await exchange.informational(100, [])
+        attempt.go_ahead.set()
+        return event if event is not None else await exchange.attended(upstream.next_event)

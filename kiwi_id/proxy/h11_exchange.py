@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -12,6 +12,7 @@ import trio
 from kiwi_id.config import Limits
 from kiwi_id.logs import Log
 from kiwi_id.proxy import rules
+from kiwi_id.proxy.chunks import ChunkCheck
 from kiwi_id.proxy.exchange import Aborted, ClientGone, Exchange
 from kiwi_id.proxy.rules import BadRequest, Headers
 
@@ -45,6 +46,10 @@ class H11Exchange(Exchange):
             name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
         )
         self.expects_continue = self.has_body and self._h11.they_are_waiting_for_100_continue
+        self._chunked_reply = False
+        # h11's own state is no guide to whether the body has been read: an Upgrade field keeps it from being DONE.
+        self._all_read = not self.has_body
+        self._reading: trio.Event | None = None
         if not self.has_body:
             self._h11.next_event()  # the end of the message, so that h11 knows it, too
 
@@ -75,11 +80,20 @@ class H11Exchange(Exchange):
         while isinstance(event := self._h11.next_event(), h11.Data):
             parts.append(bytes(event.data))
         self.received_bytes = length
+        self._all_read = True
         return b"".join(parts)
 
-    async def body(self) -> AsyncIterator[bytes]:
+    def body(self) -> AsyncGenerator[bytes, None]:
+        # From here on the connection's bytes are the body's reader's, and not those of whoever watches whether the client stays.
+        self._reading = trio.Event()
+        return self._body(self._reading)
+
+    async def _body(self, finished: trio.Event) -> AsyncGenerator[bytes, None]:
         connection = self._connection
+        chunks = ChunkCheck() if any(name == b"transfer-encoding" for name, _ in self.headers) else None
         if connection.buffer:
+            if chunks is not None:
+                chunks.feed(bytes(connection.buffer))
             self._h11.receive_data(bytes(connection.buffer))
             connection.buffer.clear()
         while True:
@@ -95,6 +109,8 @@ class H11Exchange(Exchange):
                 if scope.cancelled_caught:
                     raise BadRequest(408, "request_timeout", "The request body took too long to arrive.")
                 connection.eof = not data
+                if chunks is not None:
+                    chunks.feed(data)
                 self._h11.receive_data(data)
             elif isinstance(event, h11.Data):
                 self.received_bytes += len(event.data)
@@ -104,6 +120,8 @@ class H11Exchange(Exchange):
             else:
                 if isinstance(event, h11.EndOfMessage):
                     self._trailers = list(event.headers)
+                self._all_read = True
+                finished.set()
                 return
 
     @property
@@ -117,11 +135,14 @@ class H11Exchange(Exchange):
 
     def start(self, status: int, headers: Headers, reason: bytes = b"") -> None:
         # While the request body has not been read to its end, the next request's beginning is unknown.
-        if self._close or self._h11.their_state is not h11.DONE or self._connection.draining:
+        if self._close or not self._all_read or self._connection.draining:
             headers = [*headers, (b"connection", b"close")]
         self.status = status
         reason = reason or REASONS.get(status, b"")
-        self._out.append(self._h11.send(h11.Response(status_code=status, headers=headers, reason=reason)) or b"")
+        head = self._h11.send(h11.Response(status_code=status, headers=headers, reason=reason)) or b""
+        self._out.append(head)
+        # Elsewhere there is no place for trailers, and h11 would break off a response that has them.
+        self._chunked_reply = self.method != b"HEAD" and b"\r\nTransfer-Encoding: chunked\r\n" in head
 
     def write(self, data: bytes) -> None:
         self.sent_bytes += len(data)
@@ -129,11 +150,9 @@ class H11Exchange(Exchange):
 
     def finish(self, trailers: Headers | None = None) -> None:
         try:
-            self._out.append(self._h11.send(h11.EndOfMessage(headers=trailers or [])) or b"")
+            self._out.append(self._h11.send(h11.EndOfMessage(headers=trailers if trailers and self._chunked_reply else [])) or b"")
         except h11.LocalProtocolError:
-            if not trailers:
-                raise Aborted("the response is shorter than its Content-Length") from None
-            self._out.append(self._h11.send(h11.EndOfMessage()) or b"")  # not chunked: no place for trailers
+            raise Aborted("the response is shorter than its Content-Length") from None
 
     async def flush(self) -> None:
         if not self._out:
@@ -150,12 +169,10 @@ class H11Exchange(Exchange):
     async def attended(self, wait: Callable[[], Awaitable[T]]) -> T:
         with trio.move_on_after(UNATTENDED):
             return await wait()
-        if self._h11.their_state is not h11.DONE:
-            return await wait()  # the body is still arriving, and whoever reads it notices
         result: list[T] = []
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._connection.watch, nursery.cancel_scope)
+            nursery.start_soon(self._watch, nursery.cancel_scope)
             try:
                 result.append(await wait())
             except Exception as error:  # noqa: BLE001 - carried out of the nursery, which would wrap it in a group
@@ -166,6 +183,11 @@ class H11Exchange(Exchange):
         if not result:
             raise ClientGone
         return result[0]
+
+    async def _watch(self, cancel: trio.CancelScope) -> None:
+        if self._reading is not None:
+            await self._reading.wait()  # until the body is complete, whoever reads it notices
+        await self._connection.watch(cancel)
 
     def log(self, seconds: float, outcome: str) -> None:
         """Write the canonical line of this request: no query, no header values, nothing that opens a session."""

@@ -120,9 +120,11 @@ class Listener:
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         """Serve one client. Nothing that goes wrong here may end more than this one connection."""
-        peer = stream.socket.getpeername()[:2] if stream.socket.family != socket.AF_UNIX else ("", 0)
+        peer: tuple[str, int] = ("", 0)
         self.open += 1
         try:
+            if stream.socket.family != socket.AF_UNIX:
+                peer = stream.socket.getpeername()[:2]  # fails when the client has reset the connection before we accepted it
             if self.open > self._settings().limits.max_connections:
                 await self._turn_away(stream)
                 return
@@ -149,6 +151,8 @@ class Listener:
                 return
         connection = Connection(stream, peer, scheme, handler=self._handler, settings=self._settings)
         self.connections.add(connection)
+        if self._accepting.cancel_called:  # it was shaking hands when all others were told
+            connection.drain()
         try:
             await connection.serve()
         finally:
@@ -162,6 +166,8 @@ class Listener:
             with trio.move_on_after(1), suppress(trio.BrokenResourceError):
                 await stream.send_all(_BUSY)
                 await stream.send_eof()
+                while await stream.receive_some():  # closed with bytes unread, the answer could be lost on its way
+                    pass
 
     def stop(self) -> None:
         """Stop accepting and let each connection end after the request in progress. ``run`` then returns by itself."""

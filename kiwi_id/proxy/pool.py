@@ -95,6 +95,8 @@ class Upstream:
         """Make ready for another request; return False when the connection cannot take one."""
         if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             return False
+        if self._h11.trailing_data[0] or self._stream._incoming.pending:
+            return False  # bytes behind the answer would be taken for the answer to the next request, of another client
         self._h11.start_next_cycle()
         self._used = trio.current_time()
         return True

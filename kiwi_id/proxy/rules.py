@@ -141,6 +141,8 @@ def find_origin(peer: str, scheme: str, headers: Sequence[Header], host: bytes |
 def plain_address(text: str) -> str | None:
     """Return an IP address in its canonical form without port, brackets or IPv4-in-IPv6 mapping, or None when it is none."""
     text = text.strip('"')
+    if "%" in text:  # a scope may be any text at all (ipaddress checks nothing of it), and this one comes from elsewhere
+        return None
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
@@ -167,6 +169,8 @@ def to_upstream(headers: Iterable[Header], origin: Origin, request_id: bytes) ->
     """Return the request headers for kanidmd: end-to-end fields as they were, forwarding fields ours (RFC 9110 §7.6)."""
     dropped = _named_in_connection(headers)
     out = [header for header in headers if header[0] not in dropped]
+    if not any(name == b"host" for name, _ in out):
+        out.append((b"host", origin.host))  # HTTP/1.0 has none; our HTTP/1.1 must (RFC 9112 §3.2)
     client = origin.client.encode()
     shown = b'"[%s]"' % client if b":" in client else client
     out += [
@@ -182,8 +186,11 @@ def to_upstream(headers: Iterable[Header], origin: Origin, request_id: bytes) ->
 
 def to_client(headers: Iterable[Header], request_id: bytes) -> Headers:
     """Return the response headers for the client: hop-by-hop fields out, our request id in."""
-    dropped = _named_in_connection(headers) - _FORWARDING
-    out = [header for header in headers if header[0] not in dropped]
+    fields = list(headers)  # h11's own sequence is slow to go through
+    dropped = _named_in_connection(fields) - _FORWARDING
+    if (b"transfer-encoding", b"chunked") in fields:
+        dropped |= {b"content-length"}  # it counts for nothing then (RFC 9112 §6.3), and would make our own framing wrong
+    out = [header for header in fields if header[0] not in dropped]
     out.append((b"x-request-id", request_id))
     return out
 

@@ -1,0 +1,90 @@
+"""The caller: small requests of our own to kanidmd, over the same pool and through the same gate as those that pass through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import h11
+import trio
+
+from kiwi_id.proxy.connection import Settings
+from kiwi_id.proxy.pool import Pool, UpstreamLost
+from kiwi_id.proxy.rules import Header, Headers
+from kiwi_id.state import ChildStatus
+
+# Nothing that Kanidm answers to the issuer comes near this; what does is not an answer to it.
+MOST = 1 << 20
+
+
+class Unavailable(Exception):
+    """kanidmd did not answer: it is not ready, or the connection failed and asking again would not be safe."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """kanidmd's answer, whole; ``headers`` are lower-case names."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def header(self, name: bytes) -> bytes:
+        """Return the first header of that name, or nothing."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+class Caller:
+    """Asks kanidmd on behalf of the issuer."""
+
+    def __init__(self, pool: Pool, status: ChildStatus, settings: Callable[[], Settings]) -> None:
+        self._pool, self._status, self._settings = pool, status, settings
+
+    async def __call__(self, method: str, target: str, headers: list[Header], body: bytes = b"") -> Answer:
+        """Send one request and return the answer. Raises Unavailable.
+
+        Waits at the gate like any other request; a GET whose connection died is asked once more, anything else only when no byte
+        of it was sent.
+        """
+        limits = self._settings().limits
+        sent = [
+            (b"host", b"kanidm.internal"),
+            (b"content-length", str(len(body)).encode()),
+            *headers,
+        ]
+        repeats = 0
+        while True:
+            with trio.move_on_after(limits.gate_timeout):
+                await self._status.wait_serving()
+            if not self._status.serving:
+                raise Unavailable("kanidmd is not ready")
+            try:
+                with trio.fail_after(limits.upstream_timeout):
+                    return await self._once(method, target, sent, body, fresh=repeats > 0)
+            except trio.TooSlowError:
+                raise Unavailable("kanidmd does not answer in time") from None
+            except UpstreamLost as lost:
+                repeats += 1
+                if repeats > 3 or (lost.sent and not (method == "GET" and repeats == 1)):
+                    raise Unavailable(str(lost)) from None
+                await trio.sleep(0.02 * repeats)
+
+    async def _once(self, method: str, target: str, headers: Headers, body: bytes, *, fresh: bool) -> Answer:
+        upstream = await self._pool.acquire(fresh=fresh)
+        try:
+            await upstream.send_head(method.encode(), target.encode("ascii"), headers, body)
+            head = await upstream.next_event()
+            while isinstance(head, h11.InformationalResponse):
+                head = await upstream.next_event()
+            if not isinstance(head, h11.Response):
+                raise UpstreamLost("the answer has no head", sent=True)
+            parts: list[bytes] = []
+            size = 0
+            while isinstance(event := await upstream.next_event(), h11.Data):
+                parts.append(bytes(event.data))
+                size += len(event.data)
+                if size > MOST:
+                    raise UpstreamLost("the answer is larger than any that the issuer expects", sent=True)
+            return Answer(head.status_code, list(head.headers), b"".join(parts))
+        finally:
+            self._pool.release(upstream)
