@@ -135,7 +135,9 @@ class _Connection:
         if response.content_type:
             headers.insert(0, ("content-type", response.content_type))
         if isinstance(response.body, bytes):
-            headers.append(("content-length", str(len(response.body))))
+            # A 304's length would be that of the body it does not have; the real server leaves it out.
+            if response.status != HTTPStatus.NOT_MODIFIED:
+                headers.append(("content-length", str(len(response.body))))
         else:
             headers.append(("transfer-encoding", "chunked"))
         headers.append(("date", formatdate(usegmt=True)))

@@ -1,7 +1,11 @@
 """Small routes: `/status`, static files, docs, and the SCIM route that carries large bodies."""
 
+import contextlib
+import gzip
 import hashlib
+import json
 from collections.abc import AsyncIterator
+from email.utils import formatdate, parsedate_to_datetime
 
 import trio
 
@@ -15,6 +19,7 @@ SCIM_LIMIT = 32 * 1024 * 1024
 """The largest body in bytes of a SCIM sync, as in the real server."""
 
 _PIECE = 64 * 1024
+_STARTED = formatdate(usegmt=True)
 _LOGO = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64"><circle cx="32" cy="32" r="30" fill="#7a5230"/>'
     '<circle cx="32" cy="32" r="25" fill="#9bd14b"/><circle cx="32" cy="32" r="8" fill="#f4f7dc"/></svg>\n'
@@ -70,17 +75,30 @@ async def _pkg(request: Request) -> Response:
     found = _FILES.get(request.params["path"])
     if found is None:
         return Response(404)
-    return Response(200, found[1].encode(), found[0], [("accept-ranges", "bytes")])
+    since = request.headers.get("if-modified-since")
+    with contextlib.suppress(TypeError, ValueError):
+        if since and parsedate_to_datetime(since) >= parsedate_to_datetime(_STARTED):
+            return Response(304)
+    return Response(200, found[1].encode(), found[0], [("accept-ranges", "bytes"), ("last-modified", _STARTED)])
 
 
 def _manifest(domain: str) -> Handler:
     async def get(request: Request) -> Response:
         icon = {"src": "/pkg/img/logo-square.svg", "type": "image/svg+xml", "sizes": "512x512"}
-        response = json_response({"name": f"Kanidm {domain}", "short_name": "Kanidm", "start_url": "/", "icons": [icon]})
-        response.content_type = "application/manifest+json;charset=utf-8"
-        return response
+        names = {"name": f"Kanidm {domain}", "short_name": "Kanidm", "start_url": "/"}
+        body = json.dumps({**names, "icons": [icon]}, indent=2).encode()
+        headers = [("vary", "accept-encoding")]
+        # The one answer that Kanidm compresses: here so that proxies meet a compressed body.
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            body = gzip.compress(body)
+            headers.append(("content-encoding", "gzip"))
+        return Response(200, _once(body), "application/manifest+json;charset=utf-8", headers)
 
     return get
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 def pattern(size: int) -> bytes:

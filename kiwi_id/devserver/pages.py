@@ -110,7 +110,7 @@ def denied(domain: str, reason: str, opid: str) -> bytes:
     return _page(
         "Login",
         f"""<h1>Log in to {escape(domain)}</h1>
-<h2>Login failed</h2>
+<h2>Login Failed</h2>
 <p>Reason: {escape(reason)}</p>
 <p>Operation ID: <code>{escape(opid)}</code></p>
 <p><a href="/ui/login">Return to login</a></p>""",

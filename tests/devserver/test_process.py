@@ -301,6 +301,21 @@ async def test_large_bodies_are_streamed(running: Server) -> None:
         assert answer.status_code == 413
 
 
+async def test_files_are_conditional_and_compressed(running: Server) -> None:
+    """Static files answer 304 to their own date, without a body; the manifest is compressed for who takes it."""
+    async with running.client() as client:
+        first = await client.get("/pkg/style.css")
+        dated = {"if-modified-since": first.headers["last-modified"]}
+        again = await client.get("/pkg/style.css", headers=dated)
+        assert (again.status_code, again.content) == (304, b"")
+        assert "content-length" not in again.headers
+        assert (await client.get("/pkg/style.css", headers={"if-modified-since": "nonsense"})).content == first.content
+        packed = await client.get("/manifest.webmanifest", headers={"accept-encoding": "gzip"})
+        plain = await client.get("/manifest.webmanifest", headers={"accept-encoding": "identity"})
+        assert (packed.headers["content-encoding"], plain.headers.get("content-encoding")) == ("gzip", None)
+        assert packed.content == plain.content
+
+
 async def test_a_broken_client_does_not_harm_others(running: Server) -> None:
     """Junk instead of TLS, and a request that is no HTTP, end only their own connection."""
     for data in (b"junk\r\n\r\n", b"\x16\x03\x01"):
