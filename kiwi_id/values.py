@@ -69,6 +69,11 @@ def duration(value: Any, *, low: float = 0.0, high: float = 86400.0 * 3650) -> f
     return seconds
 
 
+def optional_duration(value: Any, *, low: float) -> float | None:
+    """Like :func:`duration`; the empty string means *none*. Raises Refused."""
+    return None if value == "" else duration(value, low=low)
+
+
 def _plain(seconds: float) -> str:
     for unit, size in (("d", 86400.0), ("h", 3600.0), ("m", 60.0), ("s", 1.0)):
         if seconds >= size and seconds % size == 0:
@@ -167,6 +172,43 @@ def https_address(value: Any) -> Address:
     if "@" in parts.netloc or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise Refused(found, allowed, "Leave out user, path and query.")
     return address(parts.netloc if port is not None else parts.netloc.removesuffix(":") + ":443", any_port=False)
+
+
+def uri(value: Any) -> str:
+    """Check an absolute URI without fragment: http(s) with a host, or a scheme of an app (RFC 8252 §7.1). Raises Refused."""
+    allowed = 'an absolute URI without fragment, such as "https://mail.example.com/callback"'
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+", value):
+        raise Refused(shown(value), allowed)
+    try:
+        parts = urlsplit(value)
+        bad = "#" in value or "@" in parts.netloc or (parts.scheme in ("http", "https") and not parts.hostname)
+    except ValueError:
+        bad = True
+    if bad or parts.scheme in ("javascript", "data", "file", "vbscript"):
+        raise Refused(f"a URI that cannot be used ({len(value)} characters)", allowed)
+    return value
+
+
+def optional_uri(value: Any) -> str:
+    """Like :func:`uri`; the empty string means *none*. Raises Refused."""
+    return "" if value == "" else uri(value)
+
+
+def uris(value: Any) -> tuple[str, ...]:
+    """Check an array of URIs. Raises Refused."""
+    if not isinstance(value, list):
+        raise Refused(shown(value), 'an array of URIs, such as ["https://mail.example.com/"]')
+    return tuple(uri(item) for item in value)
+
+
+def optional_origin(value: Any) -> str:
+    """Check an https URL without query, fragment and trailing slash; the empty string means *none*. Raises Refused."""
+    if value == "":
+        return ""
+    checked = uri(value)
+    if not checked.startswith("https://") or "?" in checked or checked.endswith("/"):
+        raise Refused(shown(value), 'an https URL without query and trailing slash, such as "https://id.example.com"')
+    return checked
 
 
 def networks(value: Any) -> tuple[Network, ...]:

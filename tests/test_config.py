@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kiwi_id import config
-from kiwi_id.config import KEYS, LIMIT_KEYS, Config
+from kiwi_id.config import CLIENT_KEYS, KEYS, LIMIT_KEYS, Config
 from kiwi_id.errors import ConfigError, Exit, Problem
 
 ROOT = Path(__file__).parent.parent
@@ -149,8 +149,9 @@ def test_changes_are_sorted_into_live_and_restart() -> None:
 
 def test_every_row_becomes_a_field() -> None:
     """KEYS and the dataclass cannot drift apart."""
-    assert {*KEYS, "path", "limits"} == set(Config.__dataclass_fields__)
+    assert {*KEYS, "path", "limits", "clients"} == set(Config.__dataclass_fields__)
     assert set(LIMIT_KEYS) == set(config.Limits.__dataclass_fields__)
+    assert set(CLIENT_KEYS) == set(config.ClientSettings.__dataclass_fields__)
 
 
 def test_the_documentation_has_a_row_for_every_key() -> None:
@@ -158,9 +159,24 @@ def test_the_documentation_has_a_row_for_every_key() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (live|restart) \| (.*?) \|$", text, re.MULTILINE)
     expected = []
-    for name, key in [*KEYS.items(), *LIMIT_KEYS.items()]:
+    for name, key in [*KEYS.items(), *LIMIT_KEYS.items(), *CLIENT_KEYS.items()]:
         default = {"": '""', True: "true", False: "false"}.get(key.default) if not isinstance(key.default, list) else "[]"
         if default is None:
             default = f'"{key.default}"' if isinstance(key.default, str) else str(key.default)
         expected.append((name, default, "live" if key.reloadable else "restart", key.help))
     assert rows == expected
+
+
+def test_client_tables() -> None:
+    """A [clients.NAME] table is as strict as the rest: names, types and lines are told."""
+    text = '[clients.mail]\npost_logout_redirect_uris = ["https://mail.example.com/bye"]\n[clients."web-app"]\nrequire_pkce = true\n'
+    loaded = config.parse(text, FILE)
+    assert loaded.clients["mail"].post_logout_redirect_uris == ("https://mail.example.com/bye",)
+    assert loaded.clients["web-app"].require_pkce
+    (problem,) = problems('[clients.mail]\nbackchannel_logout_url = "https://x"\n')
+    assert (problem.where, problem.key) == (f"{FILE}:2", "clients.mail.backchannel_logout_url")
+    assert "Did you mean 'clients.mail.backchannel_logout_uri'?" in problem.fix
+    (problem,) = problems('[clients."web-app"]\npost_logout_redirect_uris = ["javascript:alert(1)"]\n')
+    assert (problem.where, problem.key) == (f"{FILE}:2", "clients.web-app.post_logout_redirect_uris")
+    (problem,) = problems("clients.mail = 3\n")
+    assert problem.key == "clients.mail"

@@ -32,22 +32,25 @@ def generate_pair(private: Path, public: Path, *, kind: Kind = "rs256") -> None:
 
     The private half is written first, so that no public key is ever published whose private half was lost. Raises OSError.
     """
+    key = new_private(kind)
+    write_atomic(private, private_pem(key), 0o600)
+    write_atomic(public, public_pem(key), 0o644)
+
+
+def new_private(kind: Kind) -> PrivateKeyTypes:
+    """Return a new private key of the given kind."""
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415  # see the module's docstring
 
-    key: PrivateKeyTypes
     if kind == "rs256":
-        key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
-    elif kind == "es256":
-        key = ec.generate_private_key(ec.SECP256R1())
-    else:
-        key = ed25519.Ed25519PrivateKey.generate()
-    write_atomic(private, _private_pem(key), 0o600)
-    write_atomic(public, _public_pem(key), 0o644)
+        return rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
+    if kind == "es256":
+        return ec.generate_private_key(ec.SECP256R1())
+    return ed25519.Ed25519PrivateKey.generate()
 
 
 def derive_public(private: Path, public: Path) -> None:
     """Write the public half of an existing private key (mode 0644). Raises OSError, and ValueError for an unreadable key."""
-    write_atomic(public, _public_pem(load_private(private)), 0o644)
+    write_atomic(public, public_pem(load_private(private)), 0o644)
 
 
 def check_pair(private: Path, public: Path, *, prove: bool = True) -> list[Problem]:
@@ -108,13 +111,15 @@ def _load_public(public: Path) -> PublicKeyTypes:
         raise ValueError("no public key in PEM that can be read") from None
 
 
-def _private_pem(key: PrivateKeyTypes) -> bytes:
+def private_pem(key: PrivateKeyTypes) -> bytes:
+    """Return the key in PKCS#8, PEM, unencrypted: for a file of mode 0600 only."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
 
 
-def _public_pem(key: PrivateKeyTypes) -> bytes:
+def public_pem(key: PrivateKeyTypes) -> bytes:
+    """Return the public half as SubjectPublicKeyInfo, PEM."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
 
     return key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

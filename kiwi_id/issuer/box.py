@@ -1,0 +1,74 @@
+"""Sealed boxes: what must travel through browsers and relying parties and come back as we sent it, unread and unchanged.
+
+They are the reason why the facade has no database: a login's state, a code, the token of Kanidm inside ours. AES-256-GCM with a
+random nonce, keyed by HKDF-SHA256 from the instance's signing key with one label per purpose, so that a box of one purpose never
+opens as another; any replica with the same keys opens what another has sealed.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import time
+import zlib
+from typing import Any
+
+from kiwi_id.issuer.keys import KeySet
+
+# The first bytes of the key's thumbprint tell which key to try; they say no more than the published key set does.
+_HINT = 4
+_NONCE = 12
+_MOST = 16384
+_PLAIN, _DEFLATED = b"\x00", b"\x01"
+
+
+class NotOurs(Exception):
+    """Not a box of this instance and purpose, changed on its way, or too old."""
+
+
+class Sealer:
+    """Seals and opens boxes for one purpose with the keys of a set."""
+
+    def __init__(self, purpose: str, keys: KeySet) -> None:
+        from cryptography.hazmat.primitives import hashes  # noqa: PLC0415 - heavy, and wanted late
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+        from cryptography.hazmat.primitives.kdf.hkdf import HKDF  # noqa: PLC0415
+
+        self._ciphers: dict[bytes, AESGCM] = {}
+        for key in keys.keys:
+            kdf = HKDF(hashes.SHA256(), 32, salt=b"kiwi-id sealed box 1", info=purpose.encode())
+            self._ciphers[_hint(key.kid)] = AESGCM(kdf.derive(key.seed))
+        self._current = _hint(keys.current.kid)
+
+    def seal(self, content: dict[str, Any], *, lifetime: float) -> str:
+        """Return ``content`` (JSON types) sealed for ``lifetime`` seconds, as URL-safe text."""
+        plain = json.dumps({**content, "exp": int(time.time() + lifetime)}, separators=(",", ":")).encode()
+        packed = zlib.compress(plain, 6)
+        body = _DEFLATED + packed if len(packed) < len(plain) else _PLAIN + plain
+        nonce = os.urandom(_NONCE)
+        data = self._current + nonce + self._ciphers[self._current].encrypt(nonce, body, self._current)
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    def open(self, text: str) -> dict[str, Any]:
+        """Return what was sealed. Raises NotOurs."""
+        from cryptography.exceptions import InvalidTag  # noqa: PLC0415
+
+        try:
+            raw = text.encode("ascii")
+            if len(raw) > _MOST:
+                raise NotOurs
+            data = base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True)
+            hint, nonce, body = data[:_HINT], data[_HINT : _HINT + _NONCE], data[_HINT + _NONCE :]
+            plain = self._ciphers[hint].decrypt(nonce, body, hint)
+        except (KeyError, ValueError, binascii.Error, InvalidTag):
+            raise NotOurs from None
+        content: dict[str, Any] = json.loads(zlib.decompress(plain[1:]) if plain[:1] == _DEFLATED else plain[1:])
+        if content.pop("exp") < time.time():
+            raise NotOurs
+        return content
+
+
+def _hint(kid: str) -> bytes:
+    return base64.urlsafe_b64decode(kid + "=")[:_HINT]

@@ -1,0 +1,188 @@
+"""The key set: which key signs, which keys are published, and their life from *next* over *current* to *retired*.
+
+The pair named in config.toml is the current key. A directory beside it holds the others, one file each:
+``<time>-<kid>.next.pem`` is published before it signs, so that every cache knows it in time; ``<time>-<kid>.retired.pem`` stays
+published until the last token that it signed has ended. Files are the only state; rotation is a pure function of them and a clock.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import stat
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jwt
+
+from kiwi_id.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+# A relying party may keep the key set for JWKS_MAX_AGE seconds; a next key is published for longer than that before it signs.
+JWKS_MAX_AGE = 300
+PUBLISH_AHEAD = timedelta(hours=24)
+# Kanidm's refresh tokens live 16 h and slide; our sealed boxes open with the key that was current when they were made. A session
+# that was refreshed at all moved to the new key meanwhile, so this covers every token that can still be good.
+RETIRED_LIFETIME = timedelta(days=7)
+
+_FILE = re.compile(r"(?P<time>\d{8}T\d{6}Z)-(?P<kid>[A-Za-z0-9_-]{43})\.(?P<state>next|retired)\.pem")
+_STAMP = "%Y%m%dT%H%M%SZ"
+
+
+class KeyState(Enum):
+    """Where a key is in its life."""
+
+    NEXT = "next"
+    CURRENT = "current"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key: ``kid`` is the RFC 7638 thumbprint, ``alg`` the JWS algorithm that its type fixes, ``jwk`` the public half.
+
+    ``since`` is when it came into its ``state``. ``private`` and ``seed`` never leave the process: ``seed`` is what sealed boxes
+    are keyed with (see :mod:`kiwi_id.issuer.box`).
+    """
+
+    kid: str
+    alg: str
+    state: KeyState
+    since: datetime
+    path: Path
+    jwk: dict[str, str] = field(repr=False)
+    private: Any = field(repr=False)
+    seed: bytes = field(repr=False)
+
+    def sign(self, claims: dict[str, Any], typ: str) -> str:
+        """Return ``claims`` as a compact JWS with this key's ``kid`` and the given ``typ`` (RFC 7515)."""
+        return jwt.encode(claims, self.private, algorithm=self.alg, headers={"kid": self.kid, "typ": typ})
+
+
+class KeySet:
+    """The keys of an instance: ``current`` signs; all are published and verify."""
+
+    def __init__(self, current: Key, others: list[Key]) -> None:
+        self.current = current
+        self.keys = [current, *others]
+        self._public = {key.kid: (key.private.public_key(), key.alg) for key in self.keys}
+        document = {"keys": [key.jwk for key in sorted(self.keys, key=lambda key: key.since, reverse=True)]}
+        self.jwks = json.dumps(document, separators=(",", ":")).encode()
+        self.etag = '"' + hashlib.sha256(self.jwks).hexdigest()[:32] + '"'
+
+    @property
+    def algorithms(self) -> list[str]:
+        """The algorithms in use, the current key's first."""
+        return list(dict.fromkeys(key.alg for key in self.keys))
+
+    def verify(self, token: str, typ: str, *, issuer: str, expired_ok: bool = False) -> dict[str, Any]:
+        """Return the claims of a token of our own; ``typ`` must match exactly. Raises jwt.InvalidTokenError.
+
+        The algorithm is the key's, never the token's (RFC 8725 §3.1); ``aud`` is the caller's to check.
+        """
+        header = jwt.get_unverified_header(token)
+        public, alg = self._public.get(header.get("kid", ""), (None, ""))
+        if public is None or header.get("typ") != typ or "crit" in header:
+            raise jwt.InvalidTokenError("not a token of this issuer, or not of this type")
+        options: Any = {"verify_aud": False, "verify_exp": not expired_ok, "require": ["iss", "exp", "iat"]}
+        claims: dict[str, Any] = jwt.decode(token, public, algorithms=[alg], issuer=issuer, options=options, leeway=5)
+        return claims
+
+
+def load(private: Path, public: Path, directory: Path, *, prove: bool = False) -> KeySet:
+    """Read the key set. Raises ConfigError with every problem of every file; see :func:`kiwi_id.instance.keys.check_pair`."""
+    from kiwi_id.instance.keys import check_pair  # noqa: PLC0415 - cryptography is heavy, and wanted late
+
+    problems = check_pair(private, public, prove=prove)
+    others: list[Key] = []
+    current: Key | None = None
+    if not problems:
+        current = _read(private, KeyState.CURRENT, _mtime(private))
+    for path, match in _files(directory):
+        try:
+            key = _read(path, KeyState(match["state"]), datetime.strptime(match["time"], _STAMP).replace(tzinfo=UTC))
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if key.kid != match["kid"]:
+            found = f"a key whose thumbprint is {key.kid}"
+            problems.append(Problem(str(path), "", found, "the key that the file's name says", "Restore the file."))
+        # Left behind when a rotation was interrupted: the file at jwt_private_key is the one that counts.
+        elif current is None or key.kid != current.kid:
+            others.append(key)
+    if problems or current is None:
+        raise ConfigError(problems)
+    return KeySet(current, others)
+
+
+def _files(directory: Path) -> list[tuple[Path, re.Match[str]]]:
+    try:
+        names = sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise ConfigError([Problem(str(directory), "", found, "a directory that can be read", "")]) from None
+    return [(path, match) for path in names if (match := _FILE.fullmatch(path.name))]
+
+
+def _mtime(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _read(path: Path, state: KeyState, since: datetime) -> Key:
+    from kiwi_id.instance.certs import load_private  # noqa: PLC0415
+
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            fix = f"chmod 0600 {path}; consider the key known to who could read it."
+            raise ConfigError([Problem(str(path), "", f"mode {mode:04o}", "0600 or 0400: nobody but the owner", fix)])
+        private = load_private(path, prove=False)
+        return make_key(private, state, since, path)
+    except (OSError, ValueError) as error:
+        found = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError([Problem(str(path), "", found, "an unencrypted signing key in PEM", "Restore or remove it.")]) from None
+
+
+def make_key(private: PrivateKeyTypes, state: KeyState, since: datetime, path: Path) -> Key:
+    """Return a Key around a private key. Raises ValueError for a kind that no supported algorithm uses."""
+    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
+
+    if isinstance(private, rsa.RSAPrivateKey) and private.key_size >= 2048:
+        numbers = private.public_key().public_numbers()
+        alg, jwk = "RS256", {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
+    elif isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
+        point = private.public_key().public_numbers()
+        alg, jwk = "ES256", {"kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32)}
+    elif isinstance(private, ed25519.Ed25519PrivateKey):
+        raw = private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        alg, jwk = "EdDSA", {"kty": "OKP", "crv": "Ed25519", "x": _encode(raw)}
+    else:
+        raise ValueError("a key that is neither RSA of 2048 bits or more, nor P-256, nor Ed25519")
+    # RFC 7638 §3: the required members only, in lexicographic order, without white space.
+    canonical = json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode()
+    kid = _encode(hashlib.sha256(canonical).digest())
+    der = private.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return Key(kid, alg, state, since, path, {**jwk, "use": "sig", "alg": alg, "kid": kid}, private, hashlib.sha256(der).digest())
+
+
+def _number(value: int, length: int | None = None) -> str:
+    return _encode(value.to_bytes(length or (value.bit_length() + 7) // 8, "big"))
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def file_name(kid: str, state: KeyState, now: datetime) -> str:
+    """Return the name of a key's file in the key directory."""
+    return f"{now.astimezone(UTC).strftime(_STAMP)}-{kid}.{state.value}.pem"

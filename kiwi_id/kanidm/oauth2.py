@@ -1,0 +1,198 @@
+"""Kanidm's OAuth2 endpoints, typed: what the issuer asks them, and what their answers mean on 1.5.0 and on 1.10.
+
+The JSON authorization API (server/core/src/https/oauth2.rs) is the best of it: without a session it validates client and redirect
+URI, with one it answers at once. Paths are those of proto/src/constants/uri.rs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+Header = tuple[bytes, bytes]
+
+
+class Answer(Protocol):
+    """An answer of kanidmd."""
+
+    @property
+    def status(self) -> int: ...  # noqa: D102
+    @property
+    def headers(self) -> list[Header]: ...  # noqa: D102
+    @property
+    def body(self) -> bytes: ...  # noqa: D102
+    def header(self, name: bytes) -> bytes: ...  # noqa: D102
+
+
+Call = Callable[..., Awaitable[Answer]]
+
+
+class Surprise(Exception):
+    """An answer that neither version of Kanidm is known to give here."""
+
+
+@dataclass(frozen=True)
+class Invalid:
+    """The client does not exist, or the redirect URI is not one of its own."""
+
+
+@dataclass(frozen=True)
+class NeedsLogin:
+    """The request is right; there is no live session."""
+
+
+@dataclass(frozen=True)
+class Denied:
+    """The user may not have every scope that was asked for."""
+
+
+@dataclass(frozen=True)
+class NeedsConsent:
+    """The user has to agree first; ``token`` is what :meth:`OAuth2.permit` takes, within 5 minutes."""
+
+    client_name: str
+    scopes: list[str]
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Granted:
+    """Kanidm's redirect to the client; ``location`` holds its code."""
+
+    location: str = field(repr=False)
+
+
+Authorisation = Invalid | NeedsLogin | Denied | NeedsConsent | Granted
+
+
+@dataclass(frozen=True)
+class Session:
+    """A browser session of Kanidm: ``issued_at`` and ``expiry`` in Unix seconds (expiry None: does not end by itself)."""
+
+    session_id: str
+    uuid: str
+    spn: str
+    name: str
+    issued_at: int
+    expiry: int | None
+
+
+@dataclass(frozen=True)
+class Client:
+    """What a client's own discovery document tells: ``scopes`` that may be asked for."""
+
+    client_id: str
+    scopes: frozenset[str]
+
+
+class OAuth2:
+    """Kanidm's OAuth2 endpoints. Every method raises what ``call`` raises when kanidmd does not answer, and Surprise."""
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def client(self, client_id: str) -> Client | None:
+        """Return what is known of a client, or None when there is none of that name."""
+        answer = await self._call("GET", f"/oauth2/openid/{quote(client_id, safe='')}/.well-known/openid-configuration", [])
+        if answer.status != 200:
+            return None
+        return Client(client_id, frozenset(_json(answer).get("scopes_supported") or ()))
+
+    async def authorise(self, parameters: dict[str, str], bearer: str = "") -> Authorisation:
+        """Ask for an authorization, with the browser's session or, without one, for the validity of the request only."""
+        headers = _bearer(bearer)
+        answer = await self._call("GET", "/oauth2/authorise?" + urlencode(parameters), headers)
+        if answer.status == 401 and bearer:
+            # The session has ended, and Kanidm may have said so before it looked at the request.
+            return await self.authorise(parameters)
+        return _authorisation(answer)
+
+    async def permit(self, token: str, bearer: str) -> Authorisation:
+        """Agree on the user's behalf to what ``authorise`` asked."""
+        answer = await self._call("GET", "/oauth2/authorise/permit?" + urlencode({"token": token}), _bearer(bearer))
+        return _authorisation(answer)
+
+    async def session(self, bearer: str) -> Session | None:
+        """Return the live session behind a ``bearer`` cookie, or None."""
+        if not bearer:
+            return None
+        answer = await self._call("GET", "/v1/self/_uat", _bearer(bearer))
+        if answer.status != 200:
+            return None
+        uat = _json(answer)
+        name = uat.get("displayname") or ""
+        return Session(uat["session_id"], uat["uuid"], uat["spn"], name, int(uat["issued_at"]), uat.get("expiry"))
+
+    async def token(self, form: dict[str, str], client_id: str, secret: str | None) -> tuple[int, dict[str, Any]]:
+        """Ask the token endpoint; return status and answer (``error`` in it, when Kanidm gives one)."""
+        return await self._ask_form("/oauth2/token", form, client_id, secret)
+
+    async def introspect(self, token: str, client_id: str, secret: str | None) -> tuple[int, dict[str, Any]]:
+        """Ask whether an access token lives. A public client is named by Basic with any secret (1.5.0's oauth2.rs ignores it)."""
+        return await self._ask_form("/oauth2/token/introspect", {"token": token}, client_id, secret or "")
+
+    async def revoke(self, token: str, client_id: str, secret: str | None) -> int:
+        """End the OAuth2 session of an access or refresh token; return the status (200: ended, or already over)."""
+        status, _ = await self._ask_form("/oauth2/token/revoke", {"token": token}, client_id, secret or "")
+        return status
+
+    async def userinfo(self, client_id: str, token: str) -> dict[str, Any] | None:
+        """Return the claims behind an access token, or None when its session has ended."""
+        answer = await self._call("GET", f"/oauth2/openid/{quote(client_id, safe='')}/userinfo", _bearer(token))
+        return _json(answer) if answer.status == 200 else None
+
+    async def log_out(self, bearer: str) -> list[Header]:
+        """End a browser session; return the Set-Cookie headers that clear the browser's cookies."""
+        answer = await self._call("GET", "/ui/logout", [(b"cookie", b"bearer=" + bearer.encode("latin-1"))])
+        return [header for header in answer.headers if header[0] == b"set-cookie"]
+
+    async def _ask_form(self, path: str, form: dict[str, str], client_id: str, secret: str | None) -> tuple[int, dict[str, Any]]:
+        headers: list[Header] = [(b"content-type", b"application/x-www-form-urlencoded")]
+        if secret is None:
+            form = {**form, "client_id": client_id}
+        else:
+            # Not form-encoded within, against RFC 6749 §2.3.1: Kanidm takes the halves as they are.
+            pair = base64.b64encode(f"{client_id}:{secret}".encode())
+            headers.append((b"authorization", b"Basic " + pair))
+        answer = await self._call("POST", path, headers, urlencode(form).encode())
+        try:
+            content = json.loads(answer.body) if answer.body else {}
+        except ValueError:  # a parser's message, in words
+            content = {}
+        return answer.status, content if isinstance(content, dict) else {}
+
+
+def _bearer(token: str) -> list[Header]:
+    # A cookie may hold anything; what is no token68 (RFC 9110 §11.2) cannot be a session and must not become a header.
+    return [(b"authorization", b"Bearer " + token.encode())] if re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", token) else []
+
+
+def _json(answer: Answer) -> dict[str, Any]:
+    try:
+        content = json.loads(answer.body)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise Surprise("an answer that is no JSON object")
+    return content
+
+
+def _authorisation(answer: Answer) -> Authorisation:
+    if answer.status in (302, 303):
+        return Granted(answer.header(b"location").decode("latin-1"))
+    if answer.status == 200:
+        asked = _json(answer).get("ConsentRequested")
+        if isinstance(asked, dict):
+            return NeedsConsent(asked["client_name"], sorted(asked["scopes"]), asked["consent_token"])
+    if answer.status == 400:
+        return Invalid()
+    if answer.status == 401:
+        return NeedsLogin()
+    if answer.status == 403:
+        return Denied()
+    raise Surprise(f"status {answer.status} from the authorization API")
