@@ -1,13 +1,12 @@
 """Fixtures of the stand-in's tests: servers that are gone when the test ends."""
 
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from .servers import STAND_IN, Server, real_kanidmd
+from .servers import STAND_IN, Server, real_kanidmd, version_of
 
 
 @pytest.fixture
@@ -32,20 +31,32 @@ async def running(server: Server) -> Server:
     return server
 
 
-@pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.kanidm)])
-async def kanidm(request: pytest.FixtureRequest, directory: Path) -> AsyncIterator[Server]:
-    """A running server: the stand-in, and in a second run of the test the real kanidmd 1.5.0."""
-    server = Server(directory, STAND_IN if request.param == "stand-in" else (str(_kanidmd_1_5_0()),))
-    await server.start()
-    yield server
-    await server.stop()
-
-
-def _kanidmd_1_5_0() -> Path:
+@pytest.fixture
+def kanidmd() -> Path:
+    """The real kanidmd; without one the test is skipped."""
     path = real_kanidmd()
     if path is None:
         pytest.skip("no real kanidmd: set KIWI_TEST_KANIDMD, or install one at /opt/upstream/bin/kanidmd")
-    found = subprocess.run([path, "version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    return path
+
+
+# Not an async fixture: pytest-trio would lose the reason of a skip.
+@pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.kanidm)])
+def command(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The command of the stand-in, and in a second run of the test that of the real kanidmd 1.5.0."""
+    if request.param == "stand-in":
+        return STAND_IN
+    path = request.getfixturevalue("kanidmd")
+    found = version_of(path)
     if found != "1.5.0":
         pytest.skip(f"the stand-in is held against 1.5.0; {path} is {found}")
-    return path
+    return (str(path),)
+
+
+@pytest.fixture
+async def kanidm(command: tuple[str, ...], directory: Path) -> AsyncIterator[Server]:
+    """A running server: the stand-in or the real one."""
+    server = Server(directory, command)
+    await server.start()
+    yield server
+    await server.stop()

@@ -1,16 +1,13 @@
 """The stand-in answers like the real Kanidm: the recorded requests are sent again and the shapes of all answers compared."""
 
 import json
-import subprocess
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from .recorder import replay
-from .servers import Server, real_kanidmd
+from .servers import Server, version_of
 from .shapes import shapes
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -36,20 +33,21 @@ async def test_stand_in_answers_like_the_recordings_of_1_5_0(server: Server) -> 
     assert_same(shapes(await replay(server)), expected("1.5.0"))
 
 
+@pytest.fixture
+def version(kanidmd: Path) -> str:
+    """The version of the real kanidmd, as one of those that there are recordings of."""
+    found = version_of(kanidmd)
+    if found != "1.5.0" and not found.startswith("1.10."):
+        pytest.skip(f"no recording of Kanidm {found}; there are 1.5.0 and 1.10.5")
+    return "1.5.0" if found == "1.5.0" else "1.10.5"
+
+
 @pytest.mark.kanidm
-async def test_real_kanidmd_answers_like_its_recording() -> None:
+async def test_real_kanidmd_answers_like_its_recording(kanidmd: Path, version: str, directory: Path) -> None:
     """The shapes files are what the real server does, so the stand-in is held against the truth."""
-    kanidmd = real_kanidmd()
-    if kanidmd is None:
-        pytest.skip("no real kanidmd: set KIWI_TEST_KANIDMD, or install one at /opt/upstream/bin/kanidmd")
-    finished = await trio.run_process([kanidmd, "version"], capture_stdout=True, stderr=subprocess.DEVNULL)
-    version = finished.stdout.decode().split()[1]
-    if version != "1.5.0" and not version.startswith("1.10."):
-        pytest.skip(f"no recording of Kanidm {version}; there are 1.5.0 and 1.10.5")
-    with tempfile.TemporaryDirectory(prefix="kiwi-") as directory:
-        server = Server(Path(directory), (str(kanidmd),))
-        try:
-            await server.start()
-            assert_same(shapes(await replay(server)), expected("1.5.0" if version == "1.5.0" else "1.10.5"))
-        finally:
-            await server.stop()
+    server = Server(directory, (str(kanidmd),))
+    try:
+        await server.start()
+        assert_same(shapes(await replay(server)), expected(version))
+    finally:
+        await server.stop()
