@@ -73,7 +73,7 @@ def test_from_nothing_to_a_login_and_back(temporary: Path, how: signal.Signals) 
     """What is printed logs in through the front and gives a token; Ctrl-C or SIGTERM ends every process and removes every file."""
     with dev("--stand-in", temporary=temporary) as (process, facts):
         assert facts["stand_in"] is True
-        trio.run(_log_in, facts)
+        trio.run(log_in, facts)
         everything = descendants(process.pid)
         assert len(everything) == 2  # the supervisor and its kanidmd
         process.send_signal(how)
@@ -82,7 +82,8 @@ def test_from_nothing_to_a_login_and_back(temporary: Path, how: signal.Signals) 
     assert not Path(facts["directory"]).exists()
 
 
-async def _log_in(facts: dict[str, Any]) -> None:
+async def log_in(facts: dict[str, Any]) -> None:
+    """Log every user in at one of the clients and get tokens, with nothing but what was printed."""
     async with Browser(facts["origin"], Path(facts["certificate"])) as browser:
         for user, client in zip(facts["users"], facts["clients"], strict=True):
             browser.cookies.clear()
