@@ -74,9 +74,11 @@ async def keep_alive(notifier: Notifier, probe: Callable[[], Awaitable[bool]]) -
     if not notifier.watchdog_period:
         return
     while True:
+        answered = False
         with trio.move_on_after(notifier.watchdog_period / 3):
-            if await probe():
+            answered = await probe()
+            if answered:
                 notifier.keep_alive()
-            else:
-                log.warn("no keep-alive: the listener does not answer its own probe")
             await trio.sleep_forever()
+        if not answered:
+            log.warn("no keep-alive: the listener does not answer its own probe")

@@ -52,7 +52,7 @@ class Fake:
             signal.signal(number, self.signalled)
         self.event("start", env=dict(os.environ), argv=sys.argv, group=os.getpgrp())
         for line in does.get("print", []):
-            print(line, flush=True)
+            os.write(1, (line + "\n").encode("utf-8", "surrogateescape"))
         if kind := does.get("grandchild"):
             self.grandchild(kind)
         if "exit" in does:

@@ -57,6 +57,12 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
+def catches(pid: int, number: int) -> bool:
+    """Tell whether a process has a handler for a signal."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return bool(int(status.partition("SigCgt:\t")[2].split()[0], 16) >> (number - 1) & 1)
+
+
 def free_port() -> int:
     """Return a TCP port of the loopback that nobody listens on now."""
     with socket.socket() as sock:

@@ -9,10 +9,9 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from kiwi_id.instance import certs, keys
-from tests.supervisor.kiwi import Kiwi, eventually
+from tests.supervisor.kiwi import Kiwi, catches, eventually
 
 Make = Callable[..., Kiwi]
 
@@ -238,8 +237,7 @@ def test_a_hup_during_the_very_early_start_is_not_lost(kiwi: Kiwi) -> None:
     """A HUP before the signal task runs is held: the files may have been read already, before the change it tells of."""
     for count, pause in enumerate((0.0, 0.05, 0.1, 0.15), 1):
         kiwi.start()
-        status = Path(f"/proc/{kiwi.process.pid}/status")
-        eventually(lambda status=status: int(status.read_text().partition("SigCgt:\t")[2].split()[0], 16) & 1, "a handler for HUP")
+        eventually(lambda: catches(kiwi.process.pid, signal.SIGHUP), "a handler for HUP")
         time.sleep(pause)
         kiwi.signal(signal.SIGHUP)
         kiwi.wait_log("reloaded", count)

@@ -6,11 +6,10 @@ import os
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.supervisor.kiwi import Kiwi, alive, eventually
+from tests.supervisor.kiwi import Kiwi, alive, catches, eventually
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGPWR, signal.SIGRTMIN + 3])
@@ -150,13 +149,7 @@ def test_stops_at_every_moment_of_the_start(kiwi: Kiwi) -> None:
     """TERM at any time after the handlers are there, which is before the heavy imports: exit code 0 and no process left."""
     for pause in (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4):
         kiwi.start()
-        eventually(lambda: _catches_term(kiwi), "a handler for TERM")
+        eventually(lambda: catches(kiwi.process.pid, signal.SIGTERM), "a handler for TERM")
         time.sleep(pause)
         assert kiwi.stop() == 0, pause
         assert not [event for event in kiwi.events() if alive(event["pid"])]
-
-
-def _catches_term(kiwi: Kiwi) -> bool:
-    status = Path(f"/proc/{kiwi.process.pid}/status").read_text()
-    caught = int(status.partition("SigCgt:\t")[2].split()[0], 16)
-    return bool(caught >> (signal.SIGTERM - 1) & 1)
