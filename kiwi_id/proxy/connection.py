@@ -7,10 +7,12 @@ end of the whole server, and shields its sends without a deadline (docs/architec
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import h11
@@ -105,7 +107,7 @@ class Connection:
                         end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
                         rules.check_head(buffer[: end + 4] if end >= 0 else buffer)
                         scanned = len(buffer)
-                        if 0 <= end <= limits.max_header_bytes:
+                        if 0 <= end <= limits.max_header_bytes - 4:
                             head = bytes(buffer[: end + 4])
                             del buffer[: end + 4]
                             return head
@@ -214,8 +216,7 @@ class Connection:
         with trio.move_on_after(LINGER), suppress(*_GONE):
             tcp = self.stream
             if isinstance(tcp, trio.SSLStream):
-                # Trio's aclose() would not say TLS's good-bye, and its unwrap() would wait for the client's.
-                await tcp._retry(tcp._ssl_object.unwrap, ignore_want_read=True)
+                await tcp._retry(partial(_say_goodbye, tcp._ssl_object))
                 tcp = tcp.transport_stream
             await tcp.send_eof()
             while not self.eof and await tcp.receive_some(READ_SIZE):
@@ -241,3 +242,12 @@ class Connection:
         except _GONE:
             pass
         cancel.cancel()
+
+
+def _say_goodbye(connection: ssl.SSLObject) -> None:
+    """Say the end of a TLS connection without waiting for the client's word, and even when it is still sending.
+
+    Trio's ``aclose()`` says nothing in HTTPS mode, and its ``unwrap()`` waits, and says nothing when data have come meanwhile.
+    """
+    with suppress(ssl.SSLError):
+        connection.unwrap()

@@ -1,0 +1,349 @@
+"""While kanidmd is away: what waits, what is refused, what is asked again, and what never is."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import pytest
+import trio
+import trio.testing
+
+from kiwi_id.proxy import connection, h11_exchange, pool
+from kiwi_id.state import ChildState
+from tests.front.conftest import Front, Lines
+from tests.front.upstream import OK, Peer
+
+HOST = b"Host: id.example.com\r\n"
+GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
+POST = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\n\r\nhello"
+
+
+async def down(front: Front) -> None:
+    """Let kanidmd end and be noticed, as the child task does it."""
+    front.kanidm.stop()
+    front.status.transition(ChildState.BACKOFF, "test")
+    front.status.ended()
+
+
+async def up(front: Front) -> None:
+    """Let kanidmd serve again."""
+    await front.nursery.start(front.kanidm.run)
+    front.status.transition(ChildState.STARTING, "test")
+    front.status.transition(ChildState.READY, "test")
+
+
+async def waiting(front: Front, count: int) -> None:
+    """Wait until so many requests stand at the gate."""
+    while front.gate.waiting != count:
+        await trio.testing.wait_all_tasks_blocked(0.005)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [GET, POST, b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"],
+    ids=["GET", "POST", "chunked"],
+)
+async def test_a_request_waits_while_kanidmd_starts(front: Front, lines: Lines, request_bytes: bytes) -> None:
+    """A request of any kind that comes in between is served when kanidmd is back, as if nothing had been."""
+    await down(front)
+    client = await front.connect()
+    await client.send(request_bytes)
+    await waiting(front, 1)
+    await up(front)
+    reply = await client.reply()
+    assert (reply.status, reply.body, front.gate.waiting) == (200, b"ok", 0)
+    assert len(front.kanidm.requests) == 1
+    assert b"hello" in front.kanidm.requests[0] or request_bytes is GET
+    assert "waited_ms" in (await lines.requests(1))[0]
+
+
+async def test_waiting_has_an_end(front: Front) -> None:
+    """After gate_timeout a request gets 503 with Retry-After; a browser's page tries again by itself."""
+    front.limit(gate_timeout=0.1)
+    await down(front)
+    reply = await front.ask(GET)
+    assert (reply.status, reply.one(b"retry-after")) == (503, b"2")
+    assert json.loads(reply.body)["error"]["code"] == "upstream_unavailable"
+    reply = await front.ask(GET[:-2] + b"Accept: text/html\r\n\r\n")
+    assert (reply.status, reply.one(b"refresh")) == (503, b"2")
+    assert b"tries again by itself" in reply.body
+
+
+async def test_only_so_many_wait(front: Front) -> None:
+    """Beyond gate_requests a request is refused at once, those that wait are served."""
+    front.limit(gate_requests=2)
+    await down(front)
+    held = [await front.connect() for _ in range(2)]
+    for client in held:
+        await client.send(GET)
+    await waiting(front, 2)
+    assert (await front.ask(GET)).status == 503
+    await up(front)
+    for client in held:
+        assert (await client.reply()).status == 200
+
+
+@pytest.mark.parametrize("state", [ChildState.STOPPING, ChildState.FAILED])
+async def test_nobody_waits_for_the_end(front: Front, state: ChildState) -> None:
+    """When kanidmd will not come back, nobody is let wait for it."""
+    front.status.transition(state, "test")
+    with trio.fail_after(5):
+        assert (await front.ask(GET)).status == 503
+
+
+@pytest.mark.parametrize("request_bytes", [GET, b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 500000\r\n\r\nx"])
+@pytest.mark.parametrize("leave", ["close", "reset"])
+async def test_a_client_that_leaves_makes_room(
+    front: Front, request_bytes: bytes, leave: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that leaves while it waits, also with a body half sent, gives its place back and is not asked for later."""
+    monkeypatch.setattr(connection, "HALF_CLOSE_GRACE", 0.1)
+    await down(front)
+    client = await front.connect()
+    await client.send(request_bytes)
+    await waiting(front, 1)
+    with trio.move_on_after(2 * h11_exchange.UNATTENDED):
+        await trio.sleep_forever()
+    getattr(client, leave)()
+    await waiting(front, 0)
+    await up(front)
+    assert (await front.ask(GET)).status == 200
+    assert len(front.kanidm.requests) == 1
+
+
+async def test_a_long_body_waits_without_being_held(front: Front) -> None:
+    """While a request waits, a bounded part of its body is taken, and all of it afterwards."""
+    await down(front)
+    client = await front.connect()
+    size = 8_000_000
+    await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % size)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, b"x" * size)
+        await waiting(front, 1)
+        with trio.move_on_after(3 * h11_exchange.UNATTENDED):
+            await trio.sleep_forever()
+        assert sum(len(open_one.buffer) for open_one in front.listener.connections) < 300_000
+        await up(front)
+        assert (await client.reply()).status == 200
+    assert len(front.kanidm.requests[0]) > size
+
+
+class Stale:
+    """kanidmd answers one request on a connection and dies in the face of the second."""
+
+    def __init__(self, front: Front, *, always: bool = False) -> None:
+        self.front, self.always = front, always
+        self.seen = 0
+
+    async def __call__(self, peer: Peer) -> None:
+        """Serve a connection."""
+        first = not self.always and not await self.front.kanidm.answer_one(peer) == b""
+        while await peer.read_request():
+            self.seen += 1
+            if first or self.always:
+                return
+            await peer.send(OK)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+async def test_a_get_is_asked_again_once(front: Front, method: bytes) -> None:
+    """A GET whose kept-alive connection ends instead of an answer is asked again on a new one, and the client sees nothing of it."""
+    stale = Stale(front)
+    front.kanidm.script = stale
+    client = await front.connect()
+    assert (await client.ask(GET)).status == 200
+    front.kanidm.script = front.kanidm.keep_answering
+    front.kanidm.answer = OK if method == b"GET" else OK[:-2]
+    assert (await client.ask(method + GET[3:], method.decode())).status == 200
+    assert (stale.seen, len(front.kanidm.peers)) == (1, 2)
+
+
+async def test_a_get_is_not_asked_a_third_time(front: Front) -> None:
+    """When the second connection ends as well, it is 502: two tries in all."""
+    front.kanidm.script = stale = Stale(front, always=True)
+    assert (await front.ask(GET)).status == 502
+    assert (stale.seen, len(front.kanidm.peers)) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        POST,
+        POST.replace(b"POST", b"PUT"),
+        POST.replace(b"POST", b"DELETE"),
+        POST.replace(b"POST", b"PATCH"),
+        POST.replace(b"POST", b"GET"),
+        b"DELETE / HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    ],
+)
+async def test_what_may_change_something_is_never_sent_twice(front: Front, request_bytes: bytes) -> None:
+    """Whatever may have reached kanidmd and is not a plain GET or HEAD is 502 and counted once at kanidmd."""
+    stale = Stale(front)
+    front.kanidm.script = stale
+    client = await front.connect()
+    assert (await client.ask(GET)).status == 200
+    assert (await client.ask(request_bytes)).status == 502
+    assert (stale.seen, len(front.kanidm.peers)) == (1, 1)
+
+
+async def test_a_connection_that_has_ended_while_idle_is_not_used(front: Front) -> None:
+    """An idle connection whose end has come is noticed before a POST is lost on it."""
+
+    async def once(peer: Peer) -> None:
+        await front.kanidm.answer_one(peer)
+        if len(front.kanidm.peers) == 1:
+            return
+        await front.kanidm.keep_answering(peer)
+
+    front.kanidm.script = once
+    assert (await front.ask(GET)).status == 200
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert (await front.ask(POST)).status == 200
+    assert len(front.kanidm.peers) == 2
+
+
+async def test_kanidmd_refuses_connections(front: Front, lines: Lines) -> None:
+    """Before its end is noticed: any request is tried a few times, then 503 with Retry-After, because nothing was sent."""
+    front.kanidm.stop()
+    for request in (GET, POST):
+        reply = await front.ask(request)
+        assert (reply.status, reply.one(b"retry-after")) == (503, b"2")
+    assert all("cannot connect" in str(line["upstream_error"]) for line in await lines.requests(2))
+    assert front.kanidm.peers == []
+    assert front.pool.limiter.borrowed_tokens == 0
+
+
+async def test_a_refused_connection_leads_to_the_gate(front: Front) -> None:
+    """When kanidmd's end is noticed after a first try was refused, the request waits at the gate, also a POST, and is served."""
+    front.kanidm.stop()
+    client = await front.connect()
+    await client.send(POST)
+    await trio.testing.wait_all_tasks_blocked()
+    await down(front)
+    await waiting(front, 1)
+    await up(front)
+    assert (await client.reply()).status == 200
+    assert len(front.kanidm.requests) == 1
+
+
+async def test_a_crash_under_a_get(front: Front) -> None:
+    """A GET that was in progress when kanidmd crashed is asked again when it is back; the POST beside it is 502."""
+
+    async def silent(peer: Peer) -> None:
+        await peer.read_request()
+        front.kanidm.requests.append(b"seen")
+        await peer.gone()
+
+    front.kanidm.script = silent
+    reader, writer = await front.connect(), await front.connect()
+    await reader.send(GET)
+    await writer.send(POST)
+    while len(front.kanidm.requests) < 2:
+        await trio.testing.wait_all_tasks_blocked(0.005)
+    front.kanidm.script = front.kanidm.keep_answering
+    await down(front)
+    assert (await writer.reply()).status == 502
+    await waiting(front, 1)
+    await up(front)
+    assert (await reader.reply()).status == 200
+
+
+async def test_connections_are_used_again(front: Front) -> None:
+    """Requests one after another, of many clients, share one connection; requests at once have one each."""
+    for _ in range(5):
+        assert (await front.ask(GET)).status == 200
+        assert (await front.ask(POST)).status == 200
+    assert len(front.kanidm.peers) == 1
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(front.ask, GET)
+    assert 1 <= len(front.kanidm.peers) <= 10
+    assert len(front.kanidm.requests) == 20
+    assert front.pool.limiter.borrowed_tokens == 0
+
+
+@pytest.mark.parametrize("answer", [OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"), OK.replace(b"1.1", b"1.0")])
+async def test_a_connection_that_ends_is_not_used_again(front: Front, answer: bytes) -> None:
+    """After Connection: close, or HTTP/1.0, kanidmd's connection is closed and the next request has another."""
+    front.kanidm.answer = answer
+    for _ in range(2):
+        assert (await front.ask(POST)).status == 200
+    assert len(front.kanidm.peers) == 2
+    await front.kanidm.peers[0].ended.wait()
+
+
+async def test_the_end_of_a_life_empties_the_pool(front: Front) -> None:
+    """No connection outlives the child that it led to: idle ones are closed at once, those in use when they are given back."""
+
+    async def slow(peer: Peer) -> None:
+        while request := await peer.read_request():
+            if b"/slow" in request:
+                asked.set()
+                await answer.wait()
+            await peer.send(OK)
+
+    asked, answer = trio.Event(), trio.Event()
+    front.kanidm.script = slow
+    client = await front.connect()
+    await client.send(GET.replace(b"/ ", b"/slow "))
+    await asked.wait()
+    await front.ask(GET)
+    busy, idle = front.kanidm.peers
+    front.pool.child_ended()
+    await idle.ended.wait()
+    assert not busy.ended.is_set()
+    answer.set()
+    assert (await client.reply()).status == 200
+    await busy.ended.wait()
+    assert (await front.ask(GET)).status == 200
+    assert len(front.kanidm.peers) == 3
+
+
+async def test_an_old_idle_connection_is_not_used(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that has been idle for longer than kanidmd may keep it is closed, not used."""
+    await front.ask(GET)
+    monkeypatch.setattr(pool, "MAX_IDLE", 0.0)
+    await front.ask(POST)
+    assert len(front.kanidm.peers) == 2
+    await front.kanidm.peers[0].ended.wait()
+
+
+async def test_the_pools_cap(front: Front) -> None:
+    """Above upstream_connections requests wait for a place, up to gate_timeout; a raised cap lets them in."""
+    front.limit(upstream_connections=1, gate_timeout=0.2)
+
+    async def slow(peer: Peer) -> None:
+        while await peer.read_request():
+            await answer.wait()
+            await peer.send(OK)
+
+    answer = trio.Event()
+    front.kanidm.script = slow
+    first, second, third = [await front.connect() for _ in range(3)]
+    await first.send(GET)
+    await front.kanidm.arrived.wait()
+    reply = await second.ask(GET)
+    assert (reply.status, reply.one(b"retry-after")) == (503, b"2")
+    front.limit(gate_timeout=20.0)
+    await third.send(GET)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(front.kanidm.peers) == 1
+    front.limit(upstream_connections=2)
+    while len(front.kanidm.peers) < 2:
+        await trio.testing.wait_all_tasks_blocked(0.005)
+    answer.set()
+    for client in (first, third):
+        assert (await client.reply()).status == 200
+
+
+async def test_a_handshake_that_stalls(front: Front) -> None:
+    """A server that accepts and says nothing costs gate_timeout and no place in the pool."""
+    front.limit(gate_timeout=0.2)
+    front.kanidm.stop()
+    await trio.testing.wait_all_tasks_blocked()
+    with socket.create_server(("127.0.0.1", front.kanidm.address.port)):
+        assert (await front.ask(GET)).status == 503
+    assert front.pool.limiter.borrowed_tokens == 0
