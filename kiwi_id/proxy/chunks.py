@@ -17,18 +17,18 @@ _LONGEST = 65536
 
 
 class ChunkCheck:
-    """Follows the raw bytes of one chunked body; :meth:`feed` takes them in any pieces, up to and beyond the body's end."""
+    """Follows the raw bytes of one chunked body; :meth:`feed` takes them in any pieces, up to and beyond its end (``done``)."""
 
     def __init__(self) -> None:
         self._skip = 0
         self._line = bytearray()
         self._trailers = False
-        self._done = False
+        self.done = False
 
     def feed(self, data: bytes) -> None:
         """Check the next bytes. Raises BadRequest."""
         at = 0
-        while at < len(data) and not self._done:
+        while at < len(data) and not self.done:
             if self._skip:
                 step = min(self._skip, len(data) - at)
                 self._skip -= step
@@ -47,7 +47,7 @@ class ChunkCheck:
         if self._trailers:
             if not _TRAILER.fullmatch(line):
                 raise _bad()
-            self._done = line == b"\r\n"
+            self.done = line == b"\r\n"
             return
         size = _SIZE.fullmatch(line)
         if size is None:

@@ -170,16 +170,17 @@ class Connection:
             outcome = f"aborted: {error}"
             self._abort()
             raise ClientGone from None
-        except trio.Cancelled:
-            outcome = "cancelled"
-            raise
         except Exception as error:  # noqa: BLE001 - a bug of ours costs one request, never the server
             log.crash("unexpected error in a request", error, request_id=exchange.request_id.decode("latin-1"))
             outcome = "internal error"
             if exchange.started:
+                self._abort()
                 raise ClientGone from None
             exchange.close_after()
             await exchange.respond_error(500, "internal_error", "An unexpected error occurred. It has been logged.")
+        except BaseException:  # Cancelled, by itself or in a nursery's group
+            outcome = "cancelled"
+            raise
         finally:
             exchange.log(time.perf_counter() - began, outcome)
 

@@ -75,7 +75,8 @@ class Upstream:
         try:
             return self._h11.next_event()
         except h11.RemoteProtocolError as error:
-            raise UpstreamLost(f"the answer is not valid HTTP/1.1: {error}", sent=True) from None
+            # What h11 says behind the colon is the line itself, and that may be a cookie.
+            raise UpstreamLost(f"the answer is not valid HTTP/1.1: {str(error).partition(':')[0]}", sent=True) from None
 
     async def next_event(self) -> h11.Event:
         """Return the next event of the response; may be cancelled and called again."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -111,8 +112,9 @@ class Facade:
         if exchange.expects_continue:
             await exchange.informational(100, [])
         parts: list[bytes] = []
-        async for part in exchange.body():
-            parts.append(part)
-            if exchange.received_bytes > MAX_BODY:
-                raise BadRequest(413, "body_too_large", f"The body may have {MAX_BODY} bytes at most.")
+        async with aclosing(exchange.body()) as pieces:
+            async for part in pieces:
+                parts.append(part)
+                if exchange.received_bytes > MAX_BODY:
+                    raise BadRequest(413, "body_too_large", f"The body may have {MAX_BODY} bytes at most.")
         return b"".join(parts)

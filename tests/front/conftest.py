@@ -52,6 +52,7 @@ class Front:
         self.ours: dict[bytes, Handler] = {}
         self.clients: list[Client] = []
         self.stopped = trio.Event()
+        self.serving = trio.CancelScope()
         self.listener: Listener
 
     def limit(self, **changes: Any) -> None:
@@ -74,7 +75,8 @@ class Front:
         await self.nursery.start(self._run)
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        await self.listener.run(task_status=task_status)
+        with self.serving:
+            await self.listener.run(task_status=task_status)
         self.stopped.set()
 
     async def connect(self) -> Client:

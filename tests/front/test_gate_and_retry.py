@@ -138,7 +138,7 @@ class Stale:
 
     async def __call__(self, peer: Peer) -> None:
         """Serve a connection."""
-        first = not self.always and not await self.front.kanidm.answer_one(peer) == b""
+        first = not self.always and bool(await self.front.kanidm.answer_one(peer))
         while await peer.read_request():
             self.seen += 1
             if first or self.always:
@@ -148,7 +148,7 @@ class Stale:
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
 async def test_a_get_is_asked_again_once(front: Front, method: bytes) -> None:
-    """A GET whose kept-alive connection ends instead of an answer is asked again on a new one, and the client sees nothing of it."""
+    """A GET whose kept-alive connection ends instead of an answer is asked again on a new one; the client sees nothing of it."""
     stale = Stale(front)
     front.kanidm.script = stale
     client = await front.connect()

@@ -177,7 +177,7 @@ async def test_headers_that_are_too_large(front: Front) -> None:
 
 
 async def test_a_body_that_says_it_is_too_large(front: Front) -> None:
-    """A Content-Length above max_body_bytes is 413 before a byte of the body, and kanidmd hears nothing; the limit itself passes."""
+    """A Content-Length above max_body_bytes is 413 at once, and kanidmd hears nothing; the limit itself passes."""
     front.limit(max_body_bytes=10)
     client = await front.connect()
     reply = await client.ask(POST + b"Content-Length: 11\r\n\r\n")
