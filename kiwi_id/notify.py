@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 import trio
 
 from kiwi_id.logs import Log
+from kiwi_id.values import Address
 
 log = Log("notify")
 
@@ -63,6 +64,20 @@ class Notifier:
     def keep_alive(self) -> None:
         """Tell the watchdog of the service manager that we live."""
         self._send("WATCHDOG=1")
+
+
+async def listener_answers(address: Address, *, tls: bool) -> bool:
+    """Tell whether our own listener at ``address``, which serves TLS or not, serves a new connection."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - compared, not bound
+    try:
+        async with await trio.open_tcp_stream(host, address.port) as stream:
+            # Plain HTTP gets an answer; with TLS the refusal of it shows as well that the connection is served.
+            await stream.send_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            return bool(await stream.receive_some(1)) or tls
+    except trio.BrokenResourceError:  # a refusal may also end in a reset
+        return tls
+    except OSError:
+        return False
 
 
 async def keep_alive(notifier: Notifier, probe: Callable[[], Awaitable[bool]]) -> None:

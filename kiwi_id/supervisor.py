@@ -178,10 +178,14 @@ class Supervisor:
         async def reload() -> dict[str, Any]:
             return (await self.reloader.reload()).as_dict()
 
+        async def request_reload() -> dict[str, Any]:
+            self.signals.request_reload()
+            return {"ok": True}
+
         async def status() -> dict[str, Any]:
             return self.describe()
 
-        handlers: dict[str, control.Handler] = {"reload": reload, "status": status}
+        handlers: dict[str, control.Handler] = {"reload": reload, "request_reload": request_reload, "status": status}
         await control.serve(self.plan.control, handlers, path=self.plan.config.control_socket, task_status=task_status)
 
     async def _load_rest(self) -> None:
@@ -203,17 +207,7 @@ class Supervisor:
         self.notifier.ready(self.summary())
 
     async def _answers_itself(self) -> bool:
-        try:
-            address = self.listener.addresses[0]
-            with trio.move_on_after(5):
-                stream = await trio.open_tcp_stream(_reachable(address.host), address.port)
-                async with stream:
-                    # Plain HTTP gets an answer; with TLS the refusal of it shows as well that the connection is served.
-                    await stream.send_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                    return bool(await stream.receive_some(1)) or self.listener.tls is not None
-        except (OSError, trio.BrokenResourceError):
-            pass
-        return False
+        return await notify.listener_answers(self.listener.addresses[0], tls=self.listener.tls is not None)
 
     def _make_app(self) -> Any:
         from kiwi_id.web.app import Health, create_app  # noqa: PLC0415 - Quart takes 0.2 s to import
@@ -331,7 +325,3 @@ def _facade_paths(facade: Facade) -> dict[bytes, Facade]:
 def _prepare_logs(new: Config) -> Callable[[], None]:
     logs.check_file(new.log_file)
     return lambda: logs.configure(new.log_level, new.log_format, new.log_file)
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - compared, not bound
