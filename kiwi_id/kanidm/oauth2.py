@@ -118,15 +118,17 @@ class OAuth2:
         return _authorisation(answer)
 
     async def session(self, bearer: str) -> Session | None:
-        """Return the live session behind a ``bearer`` cookie, or None."""
+        """Return the session behind a ``bearer`` cookie as Kanidm reads it, or None.
+
+        The signature and the expiry are checked; that nobody has ended the session since is not (measured: 200 after a logout),
+        but the authorization API refuses an ended one.
+        """
         if not bearer:
             return None
         answer = await self._call("GET", "/v1/self/_uat", _bearer(bearer))
         if answer.status != 200:
             return None
-        uat = _json(answer)
-        name = uat.get("displayname") or ""
-        return Session(uat["session_id"], uat["uuid"], uat["spn"], name, int(uat["issued_at"]), uat.get("expiry"))
+        return _session(_json(answer))
 
     async def token(self, form: dict[str, str], client_id: str, secret: str | None) -> tuple[int, dict[str, Any]]:
         """Ask the token endpoint; return status and answer (``error`` in it, when Kanidm gives one)."""
@@ -170,6 +172,26 @@ class OAuth2:
 def _bearer(token: str) -> list[Header]:
     # A cookie may hold anything; what is no token68 (RFC 9110 §11.2) cannot be a session and must not become a header.
     return [(b"authorization", b"Bearer " + token.encode())] if re.fullmatch(r"[A-Za-z0-9._~+/-]+=*", token) else []
+
+
+def read_session(bearer: str) -> Session | None:
+    """Return what a ``bearer`` cookie says of itself, unchecked, or None when it cannot be read without Kanidm.
+
+    It is a JWS whose payload is what ``/v1/self/_uat`` returns (proto/src/internal/token.rs, UserAuthToken). Good for deciding
+    what to ask Kanidm, and to be believed once Kanidm has accepted this very cookie.
+    """
+    parts = bearer.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        return _session(json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _session(uat: dict[str, Any]) -> Session:
+    name = uat.get("displayname") or ""
+    return Session(uat["session_id"], uat["uuid"], uat["spn"], name, int(uat["issued_at"]), uat.get("expiry"))
 
 
 def _json(answer: Answer) -> dict[str, Any]:

@@ -63,6 +63,13 @@ class Exchange(ABC):
         when it stops arriving, BadRequest when it is malformed or larger than the limit.
         """
 
+    @abstractmethod
+    async def read_body(self, limit: int) -> bytes:
+        """Return the whole request body, of ``limit`` bytes at most; whoever handles the exchange next can read it again.
+
+        Raises ClientGone and BadRequest as :meth:`body` does.
+        """
+
     @property
     @abstractmethod
     def request_trailers(self) -> Headers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -22,6 +22,8 @@ FLUSH_AT = 65536
 # Safe to ask again when an answer was lost (RFC 9110 §9.2.2 would allow more; Kanidm's PUT and DELETE are not all idempotent).
 _REPEATABLE = frozenset({b"GET", b"HEAD"})
 _CONTINUE_PATIENCE = 1.0
+# Where kanidmd's redirects may lead to a relying party; all others pass unseen.
+_LOGIN_PAGES = b"/ui/oauth2"
 
 
 @dataclass
@@ -37,8 +39,16 @@ class _Attempt:
 class Forwarder:
     """The handler for everything that is not our own."""
 
-    def __init__(self, pool: Pool, gate: Gate, settings: Callable[[], Settings]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        gate: Gate,
+        settings: Callable[[], Settings],
+        redirected: Callable[[Exchange, Headers], Awaitable[bool]] | None = None,
+    ) -> None:
+        """``redirected`` sees kanidmd's redirects with their headers; when it returns True it has answered the exchange itself."""
         self._pool, self._gate, self._settings = pool, gate, settings
+        self._redirected = redirected
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve the exchange from kanidmd, or answer with 502, 503 or 504 when that fails."""
@@ -155,17 +165,14 @@ class Forwarder:
 
     async def _relay(self, exchange: Exchange, upstream: Upstream, attempt: _Attempt, body_timeout: float) -> None:
         """Pass the answer on. Raises UpstreamLost, ClientGone, Aborted."""
-        if exchange.expects_continue:
-            event = await self._await_word(exchange, upstream, attempt)
-        else:
-            event = await exchange.attended(upstream.next_event)
-        while isinstance(event, h11.InformationalResponse):
-            if event.status_code != 100:
-                await exchange.informational(event.status_code, rules.to_client(event.headers, exchange.request_id))
-            event = await exchange.attended(upstream.next_event)
-        if not isinstance(event, h11.Response):
-            raise UpstreamLost("kanidmd's answer has no head", sent=True)
-        exchange.start(event.status_code, rules.to_client(event.headers, exchange.request_id), event.reason)
+        head = await self._head(exchange, upstream, attempt)
+        if head.status_code in (302, 303) and self._redirected is not None and exchange.path.startswith(_LOGIN_PAGES):
+            attempt.deadline.deadline = trio.current_time() + self._settings().limits.upstream_timeout
+            if await self._redirected(exchange, list(head.headers)):
+                while isinstance(await upstream.next_event(), h11.Data):  # the redirect's own body, a few bytes at most
+                    pass
+                return
+        exchange.start(head.status_code, rules.to_client(head.headers, exchange.request_id), head.reason)
         attempt.deadline.deadline = trio.current_time() + body_timeout
         pending = 0
         while True:
@@ -187,6 +194,20 @@ class Forwarder:
                 return
             else:
                 raise UpstreamLost("kanidmd closed the connection in the middle of its answer", sent=True)
+
+    async def _head(self, exchange: Exchange, upstream: Upstream, attempt: _Attempt) -> h11.Response:
+        """Return the head of the answer; interim responses before it are passed on."""
+        if exchange.expects_continue:
+            event = await self._await_word(exchange, upstream, attempt)
+        else:
+            event = await exchange.attended(upstream.next_event)
+        while isinstance(event, h11.InformationalResponse):
+            if event.status_code != 100:
+                await exchange.informational(event.status_code, rules.to_client(event.headers, exchange.request_id))
+            event = await exchange.attended(upstream.next_event)
+        if not isinstance(event, h11.Response):
+            raise UpstreamLost("kanidmd's answer has no head", sent=True)
+        return event
 
     async def _await_word(self, exchange: Exchange, upstream: Upstream, attempt: _Attempt) -> h11.Event:
         """Return the first event of the answer to a client that waits for a word before it sends its body.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -41,6 +42,7 @@ class H11Exchange(Exchange):
         self.notes = {}
         self._out: list[bytes] = []
         self._trailers: Headers = []
+        self._whole: bytes | None = None
         self._close = connection.draining or connection.eof
         self.has_body = any(
             name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0")) for name, value in headers
@@ -65,7 +67,27 @@ class H11Exchange(Exchange):
         """End the connection after this response."""
         self._close = True
 
+    async def read_body(self, limit: int) -> bytes:
+        whole = self.body_at_hand()
+        if whole is None:
+            if self.expects_continue:
+                self.expects_continue = False
+                await self.informational(100, [])
+            parts: list[bytes] = []
+            async with aclosing(self.body()) as pieces:
+                async for piece in pieces:
+                    parts.append(piece)
+                    if self.received_bytes > limit:
+                        break
+            whole = b"".join(parts)
+        if len(whole) > limit:
+            raise BadRequest(413, "body_too_large", f"The request body may have {limit} bytes at most here.")
+        self._whole = whole
+        return whole
+
     def body_at_hand(self) -> bytes | None:
+        if self._whole is not None:
+            return self._whole
         if not self.has_body:
             return b""
         if self.expects_continue or self.received_bytes:

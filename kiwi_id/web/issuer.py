@@ -44,7 +44,7 @@ class IssuerHandler:
                 await self._otherwise(exchange)
                 return
             exchange.notes["route"] = "issuer"
-            response = await exchange.attended(lambda: self._service.handle(request))
+            response = await self._service.handle(request)
         except (Unavailable, trio.TooSlowError) as error:
             await unavailable(exchange, error)
             return
@@ -114,5 +114,3 @@ async def unavailable(exchange: Exchange, error: Exception) -> None:
     exchange.notes["upstream_error"] = str(error)
     message = "The login service is not available right now. Please try again in a moment."
     await exchange.respond_error(503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
-
-

@@ -1,0 +1,76 @@
+"""The way back: Kanidm's redirect to a relying party, seen in passing, becomes ours when its state is one of our boxes."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, urlsplit
+
+from kiwi_id.issuer.authorize import PREFIX, STATE_COOKIE, Asked, make_code, send_to_kanidm
+from kiwi_id.issuer.box import NotOurs
+from kiwi_id.issuer.consent import ask, remember_client
+from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.http import Header, OAuthError, Request, Response, redirect
+from kiwi_id.issuer.responses import hand_over, mistake, parameters_of, target
+
+HAND_OVER_LIFETIME = 120.0
+# Kanidm stamps a session with whole seconds.
+_SAME_SECOND = 2
+
+
+def is_ours(location: bytes) -> bool:
+    """Tell, cheaply, whether a Location of Kanidm's may hold one of our boxes."""
+    return b"state=" + PREFIX.encode() in location
+
+
+async def intercept(ctx: Context, request: Request, location: str, kept: list[Header]) -> Response | None:
+    """Return the response that takes the place of Kanidm's redirect to ``location``, or None when it is none of ours.
+
+    ``kept`` are Kanidm's own cookie headers, which go on to the browser.
+    """
+    parts = urlsplit(location)
+    parameters = parse_qs(parts.query or parts.fragment)
+    try:
+        box = ctx.states.open(parameters.get("state", [""])[0].removeprefix(PREFIX))
+        if box.get("k"):
+            box["s"] = ctx.states.open(request.cookie(STATE_COOKIE + box["k"]))["s"]
+            gone = f"{STATE_COOKIE}{box['k']}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax"
+            kept = [*kept, (b"set-cookie", gone.encode())]
+    except NotOurs:
+        return mistake("This sign-in took too long", "Go back to the application and sign in again.")
+    asked = Asked.from_box(box)
+    session = await ctx.kanidm.session(request.cookie("bearer"))
+    if session is None:
+        return _back(ctx, asked, {"error": "login_required", "error_description": "The session has ended."}, kept)
+    if box["t"] and session.issued_at + _SAME_SECOND < box["t"]:
+        # prompt=login or max_age asked for a fresh login, and this is an older one (another tab's): it has to be done again.
+        again = send_to_kanidm(ctx, asked, clear=True)
+        again.headers += kept
+        return again
+    if box["p"] and request.path != "/ui/oauth2/consent":
+        shown_page = ask(ctx, asked, session, asked.client_id)
+        shown_page.headers += kept
+        return shown_page
+    try:
+        content = {"code": make_code(ctx, asked, location, session)}
+    except OAuthError as error:
+        content = {"error": error.error, "error_description": error.description}
+    return _back(ctx, asked, content, [*kept, *remember_client(ctx, request, session, asked.client_id)])
+
+
+def _back(ctx: Context, asked: Asked, content: dict[str, str], headers: list[Header]) -> Response:
+    parameters = parameters_of(ctx, asked.state, content)
+    if asked.mode != "form_post" and asked.redirect_uri.startswith("https://"):
+        url = target(asked.redirect_uri, asked.mode, parameters)
+    else:
+        box = {"r": asked.redirect_uri, "m": asked.mode, "p": parameters}
+        url = "/oauth2/continue?box=" + ctx.pages.seal(box, lifetime=HAND_OVER_LIFETIME)
+    # Kanidm's pages send their forms by htmx, which goes where HX-Redirect says.
+    return redirect(url, (b"hx-redirect", url.encode()), *headers)
+
+
+async def go_on(ctx: Context, request: Request) -> Response:
+    """Answer ``/oauth2/continue``: the page between Kanidm's consent form and a relying party that a redirect cannot reach."""
+    try:
+        box = ctx.pages.open(request.parameters().get("box", ""))
+        return hand_over(box["r"], box["m"], box["p"])
+    except (NotOurs, OAuthError, KeyError):
+        return mistake("This page is too old", "Go back to the application and sign in again.")

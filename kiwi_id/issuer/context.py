@@ -1,0 +1,69 @@
+"""What every endpoint of the issuer works with: the issuer's name, its keys and boxes, the clients, and Kanidm behind it."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from kiwi_id.config_keys import ClientSettings
+from kiwi_id.issuer.box import Sealer
+from kiwi_id.issuer.keys import KeySet
+from kiwi_id.kanidm.oauth2 import Client, OAuth2
+
+CLIENT_CACHE_SECONDS = 20.0
+_MOST_CLIENTS = 512
+
+
+@dataclass
+class Context:
+    """One configuration of the issuer; a reload makes a new one and swaps it in whole.
+
+    ``issuer`` is the issuer URL; ``domain`` is Kanidm's, to which its cookies are bound; ``groups_claim`` is name, spn or uuid.
+    """
+
+    issuer: str
+    domain: str
+    groups_claim: str
+    keys: KeySet
+    clients: Mapping[str, ClientSettings]
+    kanidm: OAuth2
+    states: Sealer = field(init=False)
+    codes: Sealer = field(init=False)
+    tokens: Sealer = field(init=False)
+    refreshes: Sealer = field(init=False)
+    pages: Sealer = field(init=False)
+    sessions: Sealer = field(init=False)
+    _known: OrderedDict[str, tuple[float, Client | None]] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        """Derive a sealer for each purpose, so that a box of one can never be passed off as another's."""
+        self.states = Sealer("authorization state", self.keys)
+        self.codes = Sealer("authorization code", self.keys)
+        self.tokens = Sealer("access token", self.keys)
+        self.refreshes = Sealer("refresh token", self.keys)
+        self.pages = Sealer("page", self.keys)
+        self.sessions = Sealer("clients of a browser session", self.keys)
+
+    def settings(self, client_id: str) -> ClientSettings:
+        """Return what config.toml says of a client; the defaults when it says nothing."""
+        return self.clients.get(client_id, _DEFAULTS)
+
+    async def client(self, client_id: str) -> Client | None:
+        """Return what Kanidm knows of a client, or None; remembered for some seconds, because each login asks."""
+        if not client_id or len(client_id) > 128:
+            return None
+        now = time.monotonic()
+        known = self._known.get(client_id)
+        if known is not None and known[0] > now:
+            return known[1]
+        client = await self.kanidm.client(client_id)
+        self._known[client_id] = (now + CLIENT_CACHE_SECONDS, client)
+        self._known.move_to_end(client_id)
+        while len(self._known) > _MOST_CLIENTS:
+            self._known.popitem(last=False)
+        return client
+
+
+_DEFAULTS = ClientSettings()

@@ -1,0 +1,73 @@
+"""Authorization responses: how code or error go back to the relying party, in the query, the fragment or a form post."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+from urllib.parse import urlencode
+
+from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.http import Header, Response, page, redirect
+
+MODES = ("query", "fragment", "form_post")
+
+_SUBMIT = "document.forms[0].submit()"
+_SUBMIT_HASH = base64.b64encode(hashlib.sha256(_SUBMIT.encode()).digest()).decode()
+
+
+def target(redirect_uri: str, mode: str, parameters: dict[str, str]) -> str:
+    """Return the URL that carries ``parameters`` to the relying party; a query string of its own is kept whole."""
+    if mode == "fragment":
+        return f"{redirect_uri}#{urlencode(parameters)}"
+    return redirect_uri + ("&" if "?" in redirect_uri else "?") + urlencode(parameters)
+
+
+def parameters_of(ctx: Context, state: str | None, content: dict[str, str]) -> dict[str, str]:
+    """Return the response parameters: ``content``, the client's state as it sent it, and ``iss`` (RFC 9207)."""
+    return {**content, **({"state": state} if state is not None else {}), "iss": ctx.issuer}
+
+
+def authorization_response(
+    ctx: Context, redirect_uri: str, mode: str, state: str | None, content: dict[str, str], *headers: Header
+) -> Response:
+    """Return the response of the authorization endpoint itself, where any kind of page may be shown."""
+    parameters = parameters_of(ctx, state, content)
+    if mode == "form_post":
+        return form_post(redirect_uri, parameters, *headers)
+    return redirect(target(redirect_uri, mode, parameters), *headers)
+
+
+def form_post(redirect_uri: str, parameters: dict[str, str], *headers: Header) -> Response:
+    """Return the page that posts itself to the relying party (OAuth 2.0 Form Post Response Mode)."""
+    fields = "\n".join(
+        f'<input type="hidden" name="{html.escape(name)}" value="{html.escape(value)}">' for name, value in parameters.items()
+    )
+    content = (
+        f'<form method="post" action="{html.escape(redirect_uri)}">\n{fields}\n'
+        '<p>You are signed in. If nothing happens by itself:</p>\n<button class="yes" type="submit">Continue</button>\n</form>'
+    )
+    # Not narrower: browsers hold the relying party's own redirects after the post against this policy, too.
+    return page(200, "Signing you in", content, *headers, form_action="https: http:", script=_SUBMIT, script_hash=_SUBMIT_HASH)
+
+
+def hand_over(redirect_uri: str, mode: str, parameters: dict[str, str], *headers: Header) -> Response:
+    """Return a page, not a redirect, that leads on to the relying party.
+
+    A consent form of Kanidm's forbids (by its ``form-action``) that the answer to it redirects to ``http:`` or to an app's own
+    scheme. A page in between ends that navigation; the next one is the page's own.
+    """
+    if mode == "form_post":
+        return form_post(redirect_uri, parameters, *headers)
+    url = target(redirect_uri, mode, parameters)
+    content = f'<p>You are signed in. If nothing happens by itself: <a href="{html.escape(url)}">continue</a>.</p>'
+    return page(200, "Signing you in", content, (b"refresh", b"0; url=" + url.encode()), *headers)
+
+
+def mistake(title: str, message: str, status: int = 400) -> Response:
+    """Return the page for a request that must not be redirected: its client or redirect URI is not to be trusted."""
+    content = (
+        f'<p>{html.escape(message)}</p>\n<p class="note">You were sent here by an application whose request cannot be answered. '
+        "Nothing is wrong with your account; please tell whoever runs that application.</p>"
+    )
+    return page(status, title, content)

@@ -1,0 +1,134 @@
+"""The door of the issuer: which path is answered by what, and what all of them have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from kiwi_id.issuer import callback, consent, discovery, logout, resource, token
+from kiwi_id.issuer.authorize import authorize
+from kiwi_id.issuer.box import NotOurs
+from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.http import CORS, Header, OAuthError, Request, Response, json_response
+from kiwi_id.issuer.logout import Deliver, Notice
+from kiwi_id.issuer.replay import Memory
+from kiwi_id.issuer.tokens import open_access, open_refresh
+
+_Handler = Callable[[Request], Awaitable[Response]]
+
+# The issuer is configured while kanidmd boots; a request that comes before waits for it, at most so long (seconds).
+CONFIGURE_PATIENCE = 20.0
+
+
+@dataclass(frozen=True)
+class _Route:
+    methods: frozenset[str]
+    handler: _Handler
+    cors: bool = False
+
+
+class Service:
+    """The issuer. ``configure`` puts a context in force, at the start and at each reload."""
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._memory = Memory()
+        self._configured = trio.Event()
+        self._ctx: Context
+        self._published: discovery.Published
+        self._routes = {
+            "/.well-known/openid-configuration": _Route(_GET, self._discovery, cors=True),
+            "/.well-known/oauth-authorization-server": _Route(_GET, self._discovery, cors=True),
+            "/oauth2/keys": _Route(_GET, self._keys, cors=True),
+            "/oauth2/authorize": _Route(_BOTH, lambda request: authorize(self._ctx, request)),
+            "/oauth2/consent": _Route(_POST, lambda request: consent.decide(self._ctx, request)),
+            "/oauth2/continue": _Route(_GET, lambda request: callback.go_on(self._ctx, request)),
+            "/oauth2/token": _Route(_POST, lambda request: token.token(self._ctx, request, self._memory), cors=True),
+            "/oauth2/userinfo": _Route(_BOTH, lambda request: resource.userinfo(self._ctx, request), cors=True),
+            "/oauth2/introspect": _Route(_POST, lambda request: resource.introspect(self._ctx, request), cors=True),
+            "/oauth2/revoke": _Route(_POST, lambda request: resource.revoke(self._ctx, request), cors=True),
+            "/oauth2/logout": _Route(_BOTH, lambda request: logout.log_out(self._ctx, request, self._deliver)),
+            # Kanidm's own, which a client of ours may have learned from Kanidm's discovery: for tokens of ours only.
+            "/oauth2/token/introspect": _Route(_POST, lambda request: resource.introspect(self._ctx, request), cors=True),
+            "/oauth2/token/revoke": _Route(_POST, lambda request: resource.revoke(self._ctx, request), cors=True),
+        }
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths that the issuer answers."""
+        return list(self._routes)
+
+    def configure(self, ctx: Context) -> None:
+        """Put a context in force for all requests that come from now on."""
+        self._ctx, self._published = ctx, discovery.Published(ctx)
+        self._configured.set()
+
+    async def ready(self) -> None:
+        """Wait until there is a context. Raises trio.TooSlowError."""
+        if not self._configured.is_set():
+            with trio.fail_after(CONFIGURE_PATIENCE):
+                await self._configured.wait()
+
+    def passes_by(self, request: Request) -> bool:
+        """Tell whether a request at one of our paths is meant for Kanidm and must be passed on as it came."""
+        if request.path == "/oauth2/token":
+            return request.method not in ("POST", "OPTIONS") or (request.method == "POST" and token.is_native(request))
+        if request.path in ("/oauth2/token/introspect", "/oauth2/token/revoke"):
+            return not self._carries_ours(request)
+        return False
+
+    def _carries_ours(self, request: Request) -> bool:
+        try:
+            sent = request.parameters().get("token", "")
+        except OAuthError:
+            return False
+        for opener in (open_access, open_refresh):
+            try:
+                opener(self._ctx, sent)
+            except NotOurs:
+                continue
+            return True
+        return False
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request at one of our paths."""
+        route = self._routes[request.path]
+        if request.method == "OPTIONS" and route.cors:
+            return Response(204, [CORS, *_PREFLIGHT])
+        method = "GET" if request.method == "HEAD" else request.method
+        if method not in route.methods:
+            allow: Header = (b"allow", ", ".join(sorted(route.methods)).encode())
+            error = {"error": "invalid_request", "error_description": f"{request.path} does not answer {request.method[:16]}."}
+            return json_response(405, error, allow)
+        return await route.handler(request)
+
+    async def returning(self, request: Request, location: str, kept: list[Header]) -> Response | None:
+        """See :func:`kiwi_id.issuer.callback.intercept`."""
+        return await callback.intercept(self._ctx, request, location, kept)
+
+    async def before_kanidm_logout(self, request: Request) -> list[Notice]:
+        """Return the notices to deliver once Kanidm's own logout page has ended the session of this request."""
+        if not request.cookie(consent.SESSION_COOKIE):
+            return []
+        session = await self._ctx.kanidm.session(request.cookie("bearer"))
+        return logout.notices_for(self._ctx, request, session) if session is not None else []
+
+    async def deliver(self, notices: list[Notice]) -> None:
+        """Hand notices over for delivery."""
+        await self._deliver(notices)
+
+    async def _discovery(self, request: Request) -> Response:
+        return discovery.published(request, self._published.discovery)
+
+    async def _keys(self, request: Request) -> Response:
+        return discovery.published(request, self._published.keys)
+
+
+_GET, _POST, _BOTH = frozenset({"GET"}), frozenset({"POST"}), frozenset({"GET", "POST"})
+_PREFLIGHT: list[Header] = [
+    (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+    (b"access-control-allow-headers", b"authorization, content-type"),
+    (b"access-control-max-age", b"600"),
+]
