@@ -5,25 +5,26 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 
 import trio
 
 from kiwi_id import control
 from kiwi_id.compatibility import PinChecker
 from kiwi_id.config import Config
-from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.errors import ConfigError, KiwiError, Problem
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.pin import UpstreamPin
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.logs import Log
 from kiwi_id.proxy import listener
-from kiwi_id.proxy.listener import Listener
-from kiwi_id.reloader import Prepare
 
 log = Log("supervisor")
 
-# The loopback certificate is looked at this often, seconds; it is renewed a month before it ends.
-CERTIFICATE_CHECK = 6 * 3600.0
+Waiter = Callable[[], Awaitable[None]]
+
+# Certificate and keys are looked at this often, seconds: the one is renewed a month ahead, the others live for weeks.
+RENEWAL_CHECK = 3600.0
 
 
 class Plan:
@@ -49,9 +50,7 @@ class Plan:
                 problems.extend(error.problems)
 
         def read_server() -> None:
-            self.server = server_toml.load(config.upstream_config)
-            if mismatch := server_toml.check_against(self.server, config):
-                raise ConfigError(mismatch)
+            self.server = self.read_server(config)
             self.pin = UpstreamPin(self.server.tls_chain)
             for warning in server_toml.warnings(self.server, config):
                 log.warn("server.toml: " + warning.key, **warning.as_dict())
@@ -76,32 +75,16 @@ class Plan:
         """Bind the control socket; after the lock has been taken, because it replaces a socket file that is there."""
         self.control = control.listen(self.config.control_socket)
 
-    def prepare_tls(self, front: Listener) -> Prepare:
-        """Return the reload step that reads the listener's TLS files."""
-
-        def prepare(new: Config) -> Callable[[], None]:
-            context = listener.tls_context(new)
-
-            def apply() -> None:
-                front.tls = context
-
-            return apply
-
-        return prepare
-
-    def prepare_keys(self, new: Config) -> Callable[[], None]:
-        """Check the signing key pair (a reload step). Raises ConfigError."""
-        from kiwi_id.instance.keys import check_pair  # noqa: PLC0415 - cryptography is heavy, and wanted late
-
-        if problems := check_pair(new.jwt_private_key, new.jwt_public_key, prove=False):
-            raise ConfigError(problems)
-        return lambda: None
-
-    def prepare_pin(self, new: Config) -> Callable[[], None]:
-        """Read server.toml and the pinned chain anew (a reload step). Raises ConfigError."""
+    def read_server(self, new: Config) -> ServerToml:
+        """Read server.toml and check it against a config. Raises ConfigError."""
         server = server_toml.load(self.config.upstream_config)
         if mismatch := server_toml.check_against(server, new):
             raise ConfigError(mismatch)
+        return server
+
+    def prepare_pin(self, new: Config) -> Callable[[], None]:
+        """Read server.toml and the pinned chain anew (a reload step). Raises ConfigError."""
+        server = self.read_server(new)
         apply_pin = self.pin.prepare(server.tls_chain)
 
         def apply() -> None:
@@ -110,21 +93,35 @@ class Plan:
 
         return apply
 
-    async def keep_certificates(self, wait_serving: Callable[[], Awaitable[None]], reload: Callable[[], None]) -> None:
-        """Renew the loopback certificate that ``kiwi-id init`` made, when it is due, for ever; others are left alone.
+    async def keep_fresh(self, config: Callable[[], Config], wait_serving: Waiter, reload: Callable[[], None]) -> None:
+        """Renew what grows old, for ever: the loopback certificate that ``kiwi-id init`` made, and the signing key when asked to.
 
-        ``reload`` asks for a reload, which has kanidmd (and the listener, when it shares the file) take the new one.
+        ``reload`` asks for a reload, which puts the new files in force everywhere (kanidmd, and the listener when it shares one).
         """
-        from kiwi_id.instance.certs import renew_if_due  # noqa: PLC0415 - as above
-
         while True:
-            chain = self.server.tls_chain
             try:
-                if await trio.to_thread.run_sync(renew_if_due, chain, self.server.tls_key):
-                    log.info("renewed the loopback certificate", chain=str(chain))
-                    self.pin.reload(chain)  # whatever else is wrong with the files when the reload comes
+                if await trio.to_thread.run_sync(self._renew_certificate):
+                    log.info("renewed the loopback certificate", chain=str(self.server.tls_chain))
+                    self.pin.reload(self.server.tls_chain)  # whatever else is wrong with the files when the reload comes
                     await wait_serving()
                     reload()
-            except (OSError, ConfigError) as error:
-                log.error("cannot renew the loopback certificate", chain=str(chain), error=str(error))
-            await trio.sleep(CERTIFICATE_CHECK)
+                if await trio.to_thread.run_sync(self._rotate_keys, config()):
+                    log.info("the key set has changed by its age")
+                    reload()
+            except (OSError, KiwiError) as error:
+                log.error("cannot renew the loopback certificate or the signing key", error=str(error))
+            await trio.sleep(RENEWAL_CHECK)
+
+    def _renew_certificate(self) -> bool:
+        from kiwi_id.instance.certs import renew_if_due  # noqa: PLC0415 - cryptography is heavy, and wanted late
+
+        return renew_if_due(self.server.tls_chain, self.server.tls_key)
+
+    def _rotate_keys(self, config: Config) -> bool:
+        from kiwi_id.issuer.rotation import Keyring  # noqa: PLC0415 - as above
+
+        keyring = Keyring(config.jwt_private_key, config.jwt_public_key, config.keys_dir)
+        now = datetime.now(UTC)
+        if config.jwt_key_rotation is None:
+            return bool(keyring.expire(now))
+        return keyring.keep(now, timedelta(seconds=config.jwt_key_rotation))

@@ -1,6 +1,6 @@
 """The supervisor: one nursery in which everything that Kiwi ID does is a sibling task. Read this file first.
 
-    reaper ── signals ── child ── listener ── watchdog ── reloader ── control, facade, certificates, keep-alive
+    reaper ── signals ── child ── listener ── watchdog ── reloader ── control, facade, renewals, keep-alive
       │          │         │         │            │            │
       │          │         │         │            │            └ SIGHUP: files on disk → configuration in force
       │          │         │         │            └ probes kanidmd, has it restarted when it hangs
@@ -25,20 +25,14 @@ from kiwi_id import __version__, control, lock, logs, notify, watchdog
 from kiwi_id.child import Child, ChildSettings
 from kiwi_id.config import Config
 from kiwi_id.errors import Exit, KiwiError
+from kiwi_id.front import Front
 from kiwi_id.kanidm.probe import probe
 from kiwi_id.logs import Log
 from kiwi_id.plan import Plan
-from kiwi_id.proxy.connection import Settings
-from kiwi_id.proxy.forwarder import Forwarder
-from kiwi_id.proxy.gate import Gate
-from kiwi_id.proxy.listener import Listener
-from kiwi_id.proxy.pool import Pool
-from kiwi_id.proxy.router import Router
 from kiwi_id.reaper import Reaper
 from kiwi_id.reloader import Reloader
 from kiwi_id.signals import Signals
 from kiwi_id.state import ChildStatus
-from kiwi_id.web.facade import Facade
 
 log = Log("supervisor")
 
@@ -59,25 +53,17 @@ class Supervisor:
         self.failure: KiwiError | None = None
         self._scopes: dict[str, trio.CancelScope] = {}
         self._ended: dict[str, trio.Event] = {}
-        self._settings = Settings(plan.config.limits, plan.config.trusted_proxies)
 
         self.status = ChildStatus()
         self.signals = Signals()
         self.reaper = Reaper()
-        self.pool = Pool(plan.config.upstream_addr, plan.pin, size=plan.config.limits.upstream_connections)
-        self.status.on_exit.append(self.pool.child_ended)
         self.status.on_change.append(lambda: notifier.status(self.summary()))
-        self.gate = Gate(self.status, lambda: self._settings)
-        self.facade = Facade(self._make_app)
-        self.listener = Listener(
-            plan.sockets,
-            tls=plan.tls,
-            handler=Router(_facade_paths(self.facade), Forwarder(self.pool, self.gate, lambda: self._settings)),
-            settings=lambda: self._settings,
-        )
+        self.front = Front(plan, self.status, draining=self.signals.stop.is_set)
+        self.listener = self.front.listener
+        front = self.front
         self.reloader = Reloader(
             plan.config,
-            prepare=[plan.prepare_tls(self.listener), plan.prepare_keys, plan.prepare_pin, self._prepare_limits, _prepare_logs],
+            prepare=[front.prepare_tls, front.prepare_issuer, plan.prepare_pin, front.prepare_limits, _prepare_logs],
             hang_up=self._hang_up,
             notifier=notifier,
             summary=self.summary,
@@ -189,15 +175,19 @@ class Supervisor:
         await control.serve(self.plan.control, handlers, path=self.plan.config.control_socket, task_status=task_status)
 
     async def _load_rest(self) -> None:
-        """Do what need not come before kanidmd's start while it boots: import the application, check the signing key."""
+        """Do what need not come before kanidmd's start while it boots: import application and issuer, read the key set."""
         try:
-            await self.facade.load()
-            await trio.to_thread.run_sync(self.plan.prepare_keys, self.config)
+            await self.front.load(self.config)
         except KiwiError as error:
             self.failure = error
-            self.signals.request_stop("the signing key cannot be used")
+            self.signals.request_stop("the signing keys cannot be used")
             return
-        await self.plan.keep_certificates(self.status.wait_serving, self.signals.request_reload)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.front.deliver)
+            nursery.start_soon(self._keep_fresh)
+
+    async def _keep_fresh(self) -> None:
+        await self.plan.keep_fresh(lambda: self.config, self.status.wait_serving, self.signals.request_reload)
 
     async def _announce(self) -> None:
         await self.status.wait_serving()
@@ -208,11 +198,6 @@ class Supervisor:
 
     async def _answers_itself(self) -> bool:
         return await notify.listener_answers(self.listener.addresses[0], tls=self.listener.tls is not None)
-
-    def _make_app(self) -> Any:
-        from kiwi_id.web.app import Health, create_app  # noqa: PLC0415 - Quart takes 0.2 s to import
-
-        return create_app(Health(self.status, self.signals.stop.is_set))
 
     # -- the end -----------------------------------------------------------------------------------------------------------
 
@@ -278,13 +263,6 @@ class Supervisor:
 
     # -- what others ask -----------------------------------------------------------------------------------------------------
 
-    def _prepare_limits(self, new: Config) -> Callable[[], None]:
-        def apply() -> None:
-            self._settings = Settings(new.limits, new.trusted_proxies)
-            self.pool.resize(new.limits.upstream_connections)
-
-        return apply
-
     def _hang_up(self) -> bool:
         return self.child.hang_up()
 
@@ -302,7 +280,7 @@ class Supervisor:
             "config": str(self.config.path),
             "listening": [str(address) for address in self.listener.addresses],
             "connections": self.listener.open,
-            "waiting": self.gate.waiting,
+            "waiting": self.front.gate.waiting,
             "draining": self.signals.stop.is_set(),
             "upstream": {
                 "state": self.status.state.value,
@@ -315,11 +293,6 @@ class Supervisor:
             "orphans_reaped": self.reaper.reaped_orphans,
             "last_reload": last.as_dict() if last else None,
         }
-
-
-def _facade_paths(facade: Facade) -> dict[bytes, Facade]:
-    # Not imported from kiwi_id.web.app, which would load Quart now.
-    return dict.fromkeys((b"/livez", b"/readyz", b"/healthz"), facade)
 
 
 def _prepare_logs(new: Config) -> Callable[[], None]:

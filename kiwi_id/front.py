@@ -1,0 +1,149 @@
+"""The front, assembled: pool, gate, forwarder, the facade's probes, the issuer, the router over them, and the listener.
+
+The supervisor starts and stops what is made here; what a reload changes of it is offered as ``prepare`` steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from kiwi_id.config import Config
+from kiwi_id.plan import Plan
+from kiwi_id.proxy.caller import Caller
+from kiwi_id.proxy.connection import Settings
+from kiwi_id.proxy.exchange import Exchange, Handler
+from kiwi_id.proxy.forwarder import Forwarder
+from kiwi_id.proxy.gate import Gate
+from kiwi_id.proxy.listener import Listener
+from kiwi_id.proxy.pool import Pool
+from kiwi_id.proxy.router import Router
+from kiwi_id.proxy.rules import Headers
+from kiwi_id.state import ChildStatus
+from kiwi_id.web.facade import Facade
+
+if TYPE_CHECKING:
+    from kiwi_id.issuer.service import Service
+    from kiwi_id.web.issuer import IssuerHandler
+
+PROBES = (b"/livez", b"/readyz", b"/healthz")
+ISSUER = (
+    *(b"/.well-known/openid-configuration", b"/.well-known/oauth-authorization-server"),
+    *(b"/oauth2/authorize", b"/oauth2/consent", b"/oauth2/continue", b"/oauth2/logout"),
+    *(b"/oauth2/token", b"/oauth2/userinfo", b"/oauth2/introspect", b"/oauth2/revoke", b"/oauth2/keys"),
+    *(b"/oauth2/token/introspect", b"/oauth2/token/revoke"),
+)
+KANIDM_LOGOUT = b"/ui/logout"
+
+
+class Front:
+    """Everything between a client's connection and kanidmd."""
+
+    def __init__(self, plan: Plan, status: ChildStatus, *, draining: Callable[[], bool]) -> None:
+        self._plan, self._status, self._draining = plan, status, draining
+        self.settings = Settings(plan.config.limits, plan.config.trusted_proxies)
+        self.pool = Pool(plan.config.upstream_addr, plan.pin, size=plan.config.limits.upstream_connections)
+        status.on_exit.append(self.pool.child_ended)
+        self.gate = Gate(status, self._current)
+        self.facade = Facade(self._make_app)
+        self._loaded = trio.Event()
+        self._issuer: IssuerHandler
+        self._service: Service
+        self._forwarder = Forwarder(self.pool, self.gate, self._current, self._redirected)
+        ours: dict[bytes, Handler] = {
+            **dict.fromkeys(PROBES, self.facade),
+            **dict.fromkeys(ISSUER, self._issue),
+            KANIDM_LOGOUT: self._kanidm_logout,
+        }
+        self.listener = Listener(plan.sockets, tls=plan.tls, handler=Router(ours, self._forwarder), settings=self._current)
+
+    def _current(self) -> Settings:
+        return self.settings
+
+    async def load(self, config: Config) -> None:
+        """Import what serves our own paths and read the key set, in threads, while kanidmd boots. Raises ConfigError."""
+        await self.facade.load()
+        await trio.to_thread.run_sync(self._load_issuer)
+        apply = await trio.to_thread.run_sync(self.prepare_issuer, config)
+        apply()
+        self._loaded.set()
+
+    def _load_issuer(self) -> None:
+        from kiwi_id.issuer.backchannel import Courier  # noqa: PLC0415 - PyJWT and cryptography, wanted late
+        from kiwi_id.issuer.service import Service  # noqa: PLC0415
+        from kiwi_id.web.issuer import IssuerHandler  # noqa: PLC0415
+
+        self._courier = Courier()
+        self._service = Service(self._courier.deliver)
+        self._issuer = IssuerHandler(self._service, self._forwarder)
+
+    async def deliver(self) -> None:
+        """Deliver logout tokens, for ever; a task for the supervisor's nursery, after :meth:`load`."""
+        await self._courier.run()
+
+    def _make_app(self) -> Any:
+        from kiwi_id.web.app import Health, create_app  # noqa: PLC0415 - Quart takes 0.2 s to import
+
+        return create_app(Health(self._status, self._draining))
+
+    # -- handlers that wait until what they need is loaded ------------------------------------------------------------------
+
+    async def _issue(self, exchange: Exchange) -> None:
+        await self._when_loaded()
+        await self._issuer(exchange)
+
+    async def _kanidm_logout(self, exchange: Exchange) -> None:
+        await self._when_loaded()
+        await self._issuer.kanidm_logout(exchange)
+
+    async def _redirected(self, exchange: Exchange, headers: Headers) -> bool:
+        await self._when_loaded()
+        return await self._issuer.returning(exchange, headers)
+
+    async def _when_loaded(self) -> None:
+        if not self._loaded.is_set():
+            with trio.move_on_after(self.settings.limits.gate_timeout):
+                await self._loaded.wait()
+
+    # -- what a reload changes ----------------------------------------------------------------------------------------------
+
+    def prepare_issuer(self, new: Config) -> Callable[[], None]:
+        """Read the key set and make the issuer's context (a reload step). Raises ConfigError."""
+        from kiwi_id.issuer.context import Context  # noqa: PLC0415
+        from kiwi_id.issuer.rotation import Keyring  # noqa: PLC0415
+        from kiwi_id.kanidm.oauth2 import OAuth2  # noqa: PLC0415
+
+        keyring = Keyring(new.jwt_private_key, new.jwt_public_key, new.keys_dir)
+        keyring.finish_interrupted()
+        server = self._plan.read_server(new)
+        context = Context(
+            issuer=new.issuer or server.origin,
+            domain=server.domain,
+            groups_claim=new.groups_claim,
+            keys=keyring.load(),
+            clients=new.clients,
+            kanidm=OAuth2(Caller(self.pool, self._status, self._current)),
+        )
+        return lambda: self._service.configure(context)
+
+    def prepare_tls(self, new: Config) -> Callable[[], None]:
+        """Read the listener's TLS files (a reload step). Raises ConfigError."""
+        from kiwi_id.proxy.listener import tls_context  # noqa: PLC0415
+
+        context = tls_context(new)
+
+        def apply() -> None:
+            self.listener.tls = context
+
+        return apply
+
+    def prepare_limits(self, new: Config) -> Callable[[], None]:
+        """Take the new limits and trusted proxies (a reload step)."""
+
+        def apply() -> None:
+            self.settings = Settings(new.limits, new.trusted_proxies)
+            self.pool.resize(new.limits.upstream_connections)
+
+        return apply
