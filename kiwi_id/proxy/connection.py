@@ -6,6 +6,7 @@ end of the whole server, and shields its sends without a deadline (docs/architec
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import struct
@@ -34,6 +35,8 @@ READ_SIZE = 65536
 # same when it has gone for good. It gets this long, in seconds, for its answer to begin; Kanidm needs milliseconds.
 HALF_CLOSE_GRACE = 2.0
 LINGER = 1.0
+# Good enough to choose between two ways of saying no, for a request that may not even be one.
+_WANTS_HTML = re.compile(rb"\r\naccept:[^\r\n]*text/html", re.IGNORECASE)
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -74,16 +77,18 @@ class Connection:
     async def serve(self) -> None:
         """Serve requests until the connection ends. The stream is closed by the caller."""
         with suppress(ClientGone):
+            head: bytes | None = None
             try:
                 first = True
                 while (head := await self._receive_head(first)) is not None:
                     first = False
                     exchange = self._exchange(head)
                     await self._handle(exchange)
+                    head = None
                     if not self._next_cycle():
                         break
             except BadRequest as refusal:
-                await self._refuse(refusal)
+                await self._refuse(refusal, head or bytes(self.buffer))
         if self.h11.our_state is not h11.ERROR:
             await self._linger()
 
@@ -199,10 +204,11 @@ class Connection:
             connection.start_next_cycle()
         return True
 
-    async def _refuse(self, refusal: BadRequest) -> None:
+    async def _refuse(self, refusal: BadRequest, head: bytes) -> None:
         """Answer what could not even become an exchange, and end the connection."""
         request_id = rules.request_id([])
-        headers, body = pages.error(refusal.status, refusal.code, refusal.message, request_id=request_id, html_wanted=False)
+        html_wanted = _WANTS_HTML.search(head) is not None
+        headers, body = pages.error(refusal.status, refusal.code, refusal.message, request_id=request_id, html_wanted=html_wanted)
         log.debug("refused", status=refusal.status, code=refusal.code, client=self.peer[0])
         access_log.info(
             "request", status=refusal.status, error=refusal.code, client=self.peer[0], request_id=request_id.decode("latin-1")

@@ -31,6 +31,8 @@ class BadRequest(Exception):
 _FORBIDDEN = re.compile(rb"(?<!\r)\n|\r[^\n]|\r\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LENGTHS = re.compile(rb"\r\ncontent-length[ \t]*:([^\r]*)")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+# One parameter of Forwarded and what stands behind it (RFC 7239 §4), without escapes, which no address or host needs.
+_PARAMETER = re.compile(rb'[ \t]*([A-Za-z-]+)=("[^"\\]*"|[^\s;,"]+)[ \t]*([;,]|\Z)')
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,128}")
 
 _HOP_BY_HOP = frozenset(
@@ -111,17 +113,24 @@ def find_origin(peer: str, scheme: str, headers: Sequence[Header], host: bytes |
     """Tell who asks: the peer itself, or, when it is a trusted proxy, the client that it forwards for.
 
     X-Forwarded-For is read from the right, past trusted proxies, to the first address that is not one: what stands further left
-    was written by the client and proves nothing. Unreadable values are not believed.
+    was written by the client and proves nothing. Forwarded (RFC 7239) is read in the same way when there is no X-Forwarded-For: a
+    proxy that writes the one passes the other on as the client wrote it. Unreadable values are not believed.
     """
     if not (trusted and is_trusted(peer, trusted)):
         return Origin(peer, scheme, host or b"")
     client, forwarded = peer, {}
     chain: list[str] = []
+    standard: list[bytes] = []
     for name, value in headers:
         if name == b"x-forwarded-for":
             chain += [part.strip() for part in value.decode("latin-1").split(",")]
         elif name in (b"x-forwarded-proto", b"x-forwarded-host"):
             forwarded[name] = value.rpartition(b",")[2].strip()
+        elif name == b"forwarded":
+            standard.append(value)
+    if standard and not chain and (elements := _forwarded(b",".join(standard))):
+        chain = [element.get(b"for", b"").decode("latin-1") for element in elements]
+        forwarded = {b"x-forwarded-" + name: value for name, value in elements[-1].items()}
     for hop in reversed(chain):
         address = plain_address(hop)
         if address is None:
@@ -136,6 +145,20 @@ def find_origin(peer: str, scheme: str, headers: Sequence[Header], host: bytes |
         proto.decode() if proto in (b"http", b"https") else scheme,
         outer if outer and _HOST.fullmatch(outer) else host or b"",
     )
+
+
+def _forwarded(value: bytes) -> list[dict[bytes, bytes]]:
+    elements: list[dict[bytes, bytes]] = [{}]
+    at = 0
+    while at < len(value):
+        found = _PARAMETER.match(value, at)
+        if found is None:
+            return []
+        elements[-1][found[1].lower()] = found[2].strip(b'"')
+        if found[3] == b",":
+            elements.append({})
+        at = found.end()
+    return elements
 
 
 def plain_address(text: str) -> str | None:

@@ -139,6 +139,35 @@ async def test_a_trusted_proxys_scheme_and_host(front: Front) -> None:
     assert values(request, b"x-forwarded-host") == [b"id.example.com"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "client", "scheme", "host"),
+    [
+        (b"Forwarded: for=203.0.113.7;proto=https;host=login.example.com", b"203.0.113.7", b"https", b"login.example.com"),
+        (b'forwarded: For="[2001:db8::7]:4711" ; Proto=HTTPS ; By=x', b"2001:db8::7", b"https", b"id.example.com"),
+        (
+            b'Forwarded: for=6.6.6.6, for="203.0.113.7:80";host=a, for=10.0.0.1;proto=https',
+            b"203.0.113.7",
+            b"https",
+            b"id.example.com",
+        ),
+        (b"Forwarded: for=6.6.6.6\r\nForwarded: for=203.0.113.7", b"203.0.113.7", b"http", b"id.example.com"),
+        (b"Forwarded: for=203.0.113.7, for=_hidden", b"127.0.0.1", b"http", b"id.example.com"),
+        (b"Forwarded: for=203.0.113.7, proto=https", b"127.0.0.1", b"https", b"id.example.com"),
+        (b'Forwarded: for="203.0.113.7, for=10.0.0.1', b"127.0.0.1", b"http", b"id.example.com"),
+        (b'Forwarded: for=203.0.113.7;host="a\\"b"', b"127.0.0.1", b"http", b"id.example.com"),
+        (b"Forwarded: nonsense", b"127.0.0.1", b"http", b"id.example.com"),
+        (b"Forwarded: for=6.6.6.6;host=evil.example\r\nX-Forwarded-For: 203.0.113.7", b"203.0.113.7", b"http", b"id.example.com"),
+    ],
+)
+async def test_a_trusted_proxy_may_say_forwarded(front: Front, fields: bytes, client: bytes, scheme: bytes, host: bytes) -> None:
+    """Forwarded is read from the right as X-Forwarded-For is, in RFC 7239's forms, and only where the latter is missing."""
+    front.trust("127.0.0.0/8", "10.0.0.0/8")
+    request = await sent(front, fields + b"\r\n")
+    assert values(request, b"x-forwarded-for") == [client]
+    assert values(request, b"x-forwarded-proto") == [scheme]
+    assert values(request, b"x-forwarded-host") == [host]
+
+
 async def test_even_a_trusted_proxys_fields_are_ours_on_the_way_on(front: Front) -> None:
     """Kanidm takes the leftmost address for the truth, so it gets one address only, whoever the peer is."""
     front.trust("127.0.0.1")

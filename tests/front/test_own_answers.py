@@ -127,6 +127,19 @@ async def test_a_browser_gets_a_page(front: Front, accept: bytes) -> None:
     assert reply.one(b"cache-control") == b"no-store"
 
 
+async def test_a_browser_gets_a_page_for_what_is_refused_unread(front: Front) -> None:
+    """Also a request that is refused before it could be read whole, as one with too many cookies is, gets a page in a browser."""
+    front.limit(max_header_bytes=2048)
+    for request, status in (
+        (b"GET / HTTP/1.1\r\n" + HOST + b"Accept: text/html\r\nCookie: " + b"x" * 3000, 431),
+        (b"GET / HTTP/1.1\r\nHost: a/b\r\naccept: text/html\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nAccept: text/html\r\n\r\n", 400),
+    ):
+        reply = await front.ask(request)
+        assert (reply.status, reply.one(b"content-type")) == (status, b"text/html; charset=utf-8")
+    assert (await front.ask(b"GET / HTTP/1.1\r\n" + HOST + b"Cookie: " + b"x" * 3000)).one(b"content-type") == b"application/json"
+
+
 @pytest.mark.parametrize("accept", [b"", b"Accept: */*\r\n", b"Accept: application/json\r\n"])
 async def test_a_program_gets_json(front: Front, accept: bytes) -> None:
     """Everybody else gets exactly the documented object."""

@@ -109,6 +109,7 @@ def test_what_is_end_to_end_stays_in_its_order(fields: Headers, host: bytes | No
 @given(headers, peers, hosts)
 def test_the_client_is_an_address_that_a_trusted_proxy_vouches_for(fields: Headers, peer: str, host: bytes | None) -> None:
     """Every address to the right of the one that is believed is trusted, the peer among them; nothing else is an address."""
+    fields = [field for field in fields if field[0] != b"forwarded"]
     origin = rules.find_origin(peer, "http", fields, host, TRUSTED)
     assert origin.scheme in ("http", "https")
     if not rules.is_trusted(peer, TRUSTED):
@@ -120,6 +121,17 @@ def test_the_client_is_an_address_that_a_trusted_proxy_vouches_for(fields: Heade
     path = [peer, *(rules.plain_address(hop.strip()) for hop in reversed(chain.split(",")))]
     seen = path[: path.index(origin.client) + 1]
     assert all(hop is not None and rules.is_trusted(hop, TRUSTED) for hop in seen[:-1])
+
+
+@unhurried
+@given(st.lists(hops.filter(lambda hop: not set(hop) & set(',"\\')), min_size=1, max_size=5), peers)
+def test_both_ways_of_saying_it_mean_the_same(chain: list[str], peer: str) -> None:
+    """The same hops in X-Forwarded-For and in Forwarded lead to the same client."""
+    raw = [hop.encode("latin-1", "replace") for hop in chain]
+    one = [(b"x-forwarded-for", b", ".join(raw))]
+    other = [(b"forwarded", b", ".join(b'for="%s"' % hop for hop in raw))]
+    found = rules.find_origin(peer, "http", one, b"", TRUSTED)
+    assert rules.find_origin(peer, "http", other, b"", TRUSTED) == found
 
 
 @unhurried
