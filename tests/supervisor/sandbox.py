@@ -1,0 +1,67 @@
+"""Run Kiwi ID in the sandbox of systemd/kiwi-id.service, as far as it can be built without systemd.
+
+Run as a script, in place of ``-m kiwi_id``. Reads the unit itself, so that what is tested is what is shipped: the system calls of
+``SystemCallFilter``, ``MemoryDenyWriteExecute`` and ``NoNewPrivileges``. Capabilities and the read-only file system are set by the
+command before it (see test_units.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+UNIT = Path(__file__).parents[2] / "systemd" / "kiwi-id.service"
+_PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE, _REFUSE_EXEC_GAIN = 38, 65, 1
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
+
+
+def settings() -> dict[str, list[str]]:
+    """Return the unit's settings; one that is given twice has two values."""
+    found: dict[str, list[str]] = {}
+    for line in UNIT.read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def allowed_calls(filters: list[str]) -> set[str]:
+    """Return the names of the system calls that the values of SystemCallFilter leave."""
+    calls: set[str] = set()
+    for value in filters:
+        names = {name for word in value.removeprefix("~").split() for name in _expand(word)}
+        calls = calls - names if value.startswith("~") else calls | names
+    return calls
+
+
+def _expand(word: str) -> set[str]:
+    if not word.startswith("@"):
+        return {word}
+    analyze = shutil.which("systemd-analyze") or "systemd-analyze"
+    text = subprocess.run([analyze, "syscall-filter", word], capture_output=True, text=True, check=True).stdout
+    words = [line.strip() for line in text.splitlines()[1:]]
+    return {name for inner in words if inner and not inner.startswith("#") for name in _expand(inner)}
+
+
+def _enter(calls: set[str]) -> None:
+    libc, seccomp = ctypes.CDLL(None, use_errno=True), ctypes.CDLL("libseccomp.so.2")
+    seccomp.seccomp_init.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(seccomp.seccomp_init(_REFUSE))
+    for name in calls:
+        number = seccomp.seccomp_syscall_resolve_name(name.encode())
+        if number >= 0:
+            seccomp.seccomp_rule_add_array(context, _ALLOW, number, 0, None)
+    if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(_PR_SET_MDWE, _REFUSE_EXEC_GAIN, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+    if seccomp.seccomp_load(context):
+        raise OSError("seccomp_load")
+
+
+if __name__ == "__main__":
+    _enter(allowed_calls(settings()["SystemCallFilter"]))
+    os.execv(sys.executable, [sys.executable, "-m", "kiwi_id", *sys.argv[1:]])  # noqa: S606

@@ -1,0 +1,114 @@
+"""The unit in systemd/: that systemd takes it, that its times fit the defaults, and that its sandbox is no obstacle."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kiwi_id import devserver
+from kiwi_id.config import KEYS
+from kiwi_id.errors import Exit
+from tests.supervisor import sandbox
+from tests.supervisor.kiwi import Kiwi
+
+DIRECTORY = sandbox.UNIT.parent
+
+
+@pytest.fixture
+def systemd() -> int:
+    """The version of systemd's tools."""
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze")
+    return int(subprocess.run([analyze, "--version"], capture_output=True, text=True, check=True).stdout.split()[1])
+
+
+def test_systemd_takes_the_unit(systemd: int, tmp_path: Path) -> None:
+    """'systemd-analyze verify' has nothing to say; before 253 with the drop-in, and but for the type that it does not know."""
+    for file in ["kiwi-id.service", "kiwi-id.service.d/before-253.conf"]:
+        if systemd >= 253 and file.endswith(".conf"):
+            continue
+        target = tmp_path / file
+        target.parent.mkdir(exist_ok=True)
+        # Verify also looks whether the program exists, which is not installed here.
+        target.write_text((DIRECTORY / file).read_text().replace("/opt/kiwi/bin/kiwi-id", "/bin/true"))
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "kiwi-id.service")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    complaints = [line for line in (done.stdout + done.stderr).splitlines() if str(tmp_path) in line or "kiwi-id" in line]
+    if systemd < 253:
+        complaints = [line for line in complaints if not line.endswith("Failed to parse service type, ignoring: notify-reload")]
+    assert complaints == []
+    assert done.returncode == 0
+
+
+def test_the_times_and_codes_fit_the_program() -> None:
+    """systemd waits longer than Kiwi ID itself does, restarts what can get better, and hears the main process only."""
+    unit = {name: values[0] for name, values in sandbox.settings().items()}
+    assert int(unit["TimeoutStopSec"]) > KEYS["shutdown_timeout"].parse(KEYS["shutdown_timeout"].default)
+    assert int(unit["TimeoutStartSec"]) > KEYS["health_check_timeout"].parse(KEYS["health_check_timeout"].default)
+    assert unit["RestartPreventExitStatus"] == f"{Exit.USAGE} {Exit.NOINPUT} {Exit.CONFIG}"
+    assert (unit["Type"], unit["NotifyAccess"], unit["Restart"]) == ("notify-reload", "main", "on-failure")
+    assert int(unit["WatchdogSec"]) > 0
+
+
+@pytest.fixture
+def sandboxed(systemd: int, make: Callable[..., Kiwi], binary: Path) -> tuple[Kiwi, list[str]]:
+    """An instance, and the command before Python that makes the rest of the unit's sandbox; skips where that is not possible."""
+    if os.getuid() != 0 or not shutil.which("setpriv") or not shutil.which("unshare"):
+        pytest.skip("needs root, unshare and setpriv to build the sandbox")
+    kiwi = make(binary)
+    kiwi.set(log_file=str(kiwi.places.log_file))
+    writable = [kiwi.places.database.parent, kiwi.places.runtime_dir, kiwi.places.log_file.parent]
+    writable += [kiwi.places.upstream_config.parent, kiwi.config.parent]
+    binds = "".join(f"mount --bind {shlex.quote(str(path))} {shlex.quote(str(path))} && " for path in writable)
+    script = f'{binds}mount -o remount,bind,ro / && exec "$@"'
+    capabilities = ",".join(["-all", *(f"+{name[4:].lower()}" for name in sandbox.settings()["CapabilityBoundingSet"][0].split())])
+    before = ["unshare", "--mount", "sh", "-c", script, "sh", "setpriv", f"--bounding-set={capabilities}", "--inh-caps=-all"]
+    # Python must not start Kiwi ID when the sandbox cannot be built here (an old kernel, no libseccomp).
+    probe = [*before, sys.executable, str(Path(sandbox.__file__)), "--version"]
+    done = subprocess.run(probe, capture_output=True, text=True, cwd=DIRECTORY.parent, check=False)
+    if done.returncode:
+        pytest.skip(f"the sandbox cannot be built here: {done.stderr.strip().splitlines()[-1]}")
+    return kiwi, before
+
+
+@pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.kanidm)])
+def binary(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The stand-in, and in a second run of the test the real kanidmd."""
+    if request.param == "real":
+        real: Path = request.getfixturevalue("kanidmd")
+        return real
+    devserver.install(tmp_path / "kanidmd")
+    return tmp_path / "kanidmd"
+
+
+def test_the_sandbox_is_no_obstacle(sandboxed: tuple[Kiwi, list[str]]) -> None:
+    """Without capabilities, on a read-only file system but for the unit's directories, with its system calls only: all works.
+
+    That is the start, a reload, a restart after a kill, and an orderly stop.
+    """
+    kiwi, before = sandboxed
+    kiwi.start(before=before, program=(str(Path(sandbox.__file__)),), cwd=DIRECTORY.parent)
+    kiwi.wait_log("ready", component="supervisor")
+    status = Path(f"/proc/{kiwi.ask()['pid']}/status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    assert int(status.partition("CapEff:\t")[2].split()[0], 16) == 1 << 10  # CAP_NET_BIND_SERVICE
+    assert kiwi.get("/status") == (200, "true")
+    assert kiwi.ask("reload")["ok"] is True
+    os.kill(kiwi.child_pid(), signal.SIGKILL)
+    kiwi.wait_log("child ready", 2)
+    assert kiwi.get("/status") == (200, "true")
+    assert kiwi.places.log_file.read_text()
+    assert kiwi.stop() == 0
+    own = [record for record in kiwi.logs(level="error") if record["component"] != "kanidmd"]
+    assert own == []  # kanidmd calls an empty database at its first start an error
+    assert not [record for record in kiwi.logs() if "not permitted" in str(record) or "read-only" in str(record).lower()]
