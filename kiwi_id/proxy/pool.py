@@ -43,9 +43,10 @@ class Upstream:
 
     async def send_head(self, method: bytes, target: bytes, headers: Headers, body: bytes | None) -> None:
         """Send a request's head, and with it the whole ``body`` when that is known (None: it follows)."""
-        if body is None and not any(name == b"content-length" for name, _ in headers):
+        if body != b"" and not any(name == b"content-length" for name, _ in headers):
             # The client sent it chunked; that was for its connection only, and without either field h11 allows no body.
-            headers = [*headers, (b"transfer-encoding", b"chunked")]
+            framing = (b"transfer-encoding", b"chunked") if body is None else (b"content-length", b"%d" % len(body))
+            headers = [*headers, framing]
         out = self._h11.send(h11.Request(method=method, target=target, headers=headers)) or b""
         if body is not None:
             if body:

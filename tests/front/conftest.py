@@ -49,6 +49,7 @@ class Front:
         self.pool = Pool(kanidm.address, pin, size=self.settings.limits.upstream_connections)
         self.status.on_exit.append(self.pool.child_ended)
         self.gate = Gate(self.status, lambda: self.settings)
+        self.forwarder = Forwarder(self.pool, self.gate, lambda: self.settings)
         self.ours: dict[bytes, Handler] = {}
         self.clients: list[Client] = []
         self.stopped = trio.Event()
@@ -68,9 +69,8 @@ class Front:
         """Listen and serve."""
 
         async def handler(exchange: Exchange) -> None:
-            await Router(self.ours, forwarder)(exchange)
+            await Router(self.ours, self.forwarder)(exchange)
 
-        forwarder = Forwarder(self.pool, self.gate, lambda: self.settings)
         self.listener = Listener(bind(Address(host, 0)), tls=tls, handler=handler, settings=lambda: self.settings)
         await self.nursery.start(self._run)
 

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from kiwi_id.proxy import forwarder
+from kiwi_id.proxy.exchange import Exchange
 from tests.front.conftest import Front, Lines
 from tests.front.upstream import OK, Peer
 
@@ -325,6 +326,57 @@ async def test_an_early_answer_to_an_upload(front: Front, status: bytes, framing
     assert (reply.status, reply.body, reply.one(b"connection")) == (int(status[:3]), b"no", b"close")
     await client.send(piece)  # it may go on for a moment without being reset
     assert await client.ended()
+
+
+@pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        (b"Content-Length: 5\r\n", b"hello"),
+        (b"Transfer-Encoding: chunked\r\n", b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"),
+        (b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n"),
+        (b"Content-Length: 5\r\nExpect: 100-continue\r\n", b"hello"),
+    ],
+)
+async def test_a_body_that_was_read_before_it_is_passed_on(front: Front, framing: bytes, body: bytes, pause: bool) -> None:
+    """A handler may read a form and have it forwarded all the same: kanidmd gets it whole, and the connection goes on."""
+
+    async def look(exchange: Exchange) -> None:
+        seen.append(await exchange.read_body(5))
+        await front.forwarder(exchange)
+
+    seen: list[bytes] = []
+    front.ours[b"/form"] = look
+    client = await front.connect()
+    head = b"POST /form HTTP/1.1\r\n" + HOST + framing + b"\r\n"
+    if pause or b"Expect" in framing:
+        await client.send(head)
+        if b"Expect" in framing:
+            assert (await client.reply()).status == 100
+        await trio.testing.wait_all_tasks_blocked()
+        await client.send(body)
+    else:
+        await client.send(head + body)
+    assert (await client.reply()).body == b"ok"
+    assert (await client.ask(GET)).body == b"ok"
+    assert seen == [b"hello" if b"o" in body else b""]
+    assert front.kanidm.requests[0].endswith(b"\r\n\r\n" + seen[0])
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 6\r\n\r\nhello!", b"Transfer-Encoding: chunked\r\n\r\n6\r\nhello!\r\n0\r\n\r\n"]
+)
+async def test_a_body_that_is_too_large_to_be_read(front: Front, framing: bytes) -> None:
+    """What is larger than the handler takes is 413, and kanidmd hears nothing of it."""
+
+    async def look(exchange: Exchange) -> None:
+        await exchange.read_body(5)
+        await front.forwarder(exchange)
+
+    front.ours[b"/form"] = look
+    reply = await front.ask(b"POST /form HTTP/1.1\r\n" + HOST + framing)
+    assert (reply.status, reply.one(b"connection")) == (413, b"close")
+    assert front.kanidm.peers == []
 
 
 @pytest.mark.parametrize(
