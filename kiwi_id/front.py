@@ -16,22 +16,24 @@ from kiwi_id.proxy.caller import Caller
 from kiwi_id.proxy.connection import Settings
 from kiwi_id.proxy.exchange import Exchange, Handler
 from kiwi_id.proxy.forwarder import Forwarder
-from kiwi_id.proxy.gate import Gate
+from kiwi_id.proxy.gate import RETRY_AFTER, Gate
 from kiwi_id.proxy.listener import Listener
 from kiwi_id.proxy.pool import Pool
 from kiwi_id.proxy.router import Router
 from kiwi_id.proxy.rules import Headers
 from kiwi_id.state import ChildStatus
 from kiwi_id.web.facade import Facade
+from kiwi_id.web.probes import Probes
 
 if TYPE_CHECKING:
     from kiwi_id.issuer.service import Service
     from kiwi_id.web.issuer import IssuerHandler
 
-PROBES = (b"/livez", b"/readyz", b"/healthz")
+# Pages for people, served by the Quart-Trio application (kiwi_id/web/app.py, which is not imported here: it loads Quart).
+PAGES = (b"/oauth2/consent", b"/oauth2/logout")
 ISSUER = (
     *(b"/.well-known/openid-configuration", b"/.well-known/oauth-authorization-server"),
-    *(b"/oauth2/authorize", b"/oauth2/consent", b"/oauth2/continue", b"/oauth2/logout"),
+    *(b"/oauth2/authorize", b"/oauth2/continue"),
     *(b"/oauth2/token", b"/oauth2/userinfo", b"/oauth2/introspect", b"/oauth2/revoke", b"/oauth2/keys"),
     *(b"/oauth2/token/introspect", b"/oauth2/token/revoke"),
 )
@@ -42,7 +44,7 @@ class Front:
     """Everything between a client's connection and kanidmd."""
 
     def __init__(self, plan: Plan, status: ChildStatus, *, draining: Callable[[], bool]) -> None:
-        self._plan, self._status, self._draining = plan, status, draining
+        self._plan, self._status = plan, status
         self.settings = Settings(plan.config.limits, plan.config.trusted_proxies)
         self.pool = Pool(plan.config.upstream_addr, plan.pin, size=plan.config.limits.upstream_connections)
         status.on_exit.append(self.pool.child_ended)
@@ -52,8 +54,10 @@ class Front:
         self._issuer: IssuerHandler
         self._service: Service
         self._forwarder = Forwarder(self.pool, self.gate, self._current, self._redirected)
+        probes = Probes(status, draining)
         ours: dict[bytes, Handler] = {
-            **dict.fromkeys(PROBES, self.facade),
+            **dict.fromkeys(probes.paths, probes),
+            **dict.fromkeys(PAGES, self._show_page),
             **dict.fromkeys(ISSUER, self._issue),
             KANIDM_LOGOUT: self._kanidm_logout,
         }
@@ -63,8 +67,7 @@ class Front:
         return self.settings
 
     async def load(self, config: Config) -> None:
-        """Import what serves our own paths and read the key set, in threads, while kanidmd boots. Raises ConfigError."""
-        await self.facade.load()
+        """Import the issuer and read the key set, in threads, while kanidmd boots. Raises ConfigError."""
         await trio.to_thread.run_sync(self._load_issuer)
         apply = await trio.to_thread.run_sync(self.prepare_issuer, config)
         apply()
@@ -84,28 +87,36 @@ class Front:
         await self._courier.run()
 
     def _make_app(self) -> Any:
-        from kiwi_id.web.app import Health, create_app  # noqa: PLC0415 - Quart takes 0.2 s to import
+        from kiwi_id.web.app import create_app  # noqa: PLC0415 - Quart takes 0.2 s and 16 MB
 
-        return create_app(Health(self._status, self._draining))
+        return create_app(self._issuer.answer)
 
     # -- handlers that wait until what they need is loaded ------------------------------------------------------------------
 
     async def _issue(self, exchange: Exchange) -> None:
-        await self._when_loaded()
-        await self._issuer(exchange)
+        if await self._is_loaded(exchange):
+            await self._issuer(exchange)
+
+    async def _show_page(self, exchange: Exchange) -> None:
+        if await self._is_loaded(exchange):
+            await self.facade(exchange)
 
     async def _kanidm_logout(self, exchange: Exchange) -> None:
-        await self._when_loaded()
-        await self._issuer.kanidm_logout(exchange)
+        if await self._is_loaded(exchange):
+            await self._issuer.kanidm_logout(exchange)
 
     async def _redirected(self, exchange: Exchange, headers: Headers) -> bool:
-        await self._when_loaded()
-        return await self._issuer.returning(exchange, headers)
+        return not await self._is_loaded(exchange) or await self._issuer.returning(exchange, headers)
 
-    async def _when_loaded(self) -> None:
+    async def _is_loaded(self, exchange: Exchange) -> bool:
+        """Wait for the issuer, as requests wait at the gate; answer 503 and return False when it does not come."""
         if not self._loaded.is_set():
             with trio.move_on_after(self.settings.limits.gate_timeout):
                 await self._loaded.wait()
+        if not self._loaded.is_set():
+            message = "The login service is starting. Please try again in a moment."
+            await exchange.respond_error(503, "starting", message, retry_after=RETRY_AFTER)
+        return self._loaded.is_set()
 
     # -- what a reload changes ----------------------------------------------------------------------------------------------
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import trio
-
 from kiwi_id.issuer import callback, consent, discovery, logout, resource, token
 from kiwi_id.issuer.authorize import authorize
 from kiwi_id.issuer.box import NotOurs
@@ -18,9 +16,6 @@ from kiwi_id.issuer.tokens import open_access, open_refresh
 
 _Handler = Callable[[Request], Awaitable[Response]]
 
-# The issuer is configured while kanidmd boots; a request that comes before waits for it, at most so long (seconds).
-CONFIGURE_PATIENCE = 20.0
-
 
 @dataclass(frozen=True)
 class _Route:
@@ -30,12 +25,11 @@ class _Route:
 
 
 class Service:
-    """The issuer. ``configure`` puts a context in force, at the start and at each reload."""
+    """The issuer. ``configure`` puts a context in force, before the first request and at each reload."""
 
     def __init__(self, deliver: Deliver) -> None:
         self._deliver = deliver
         self._memory = Memory()
-        self._configured = trio.Event()
         self._ctx: Context
         self._published: discovery.Published
         self._routes = {
@@ -63,13 +57,6 @@ class Service:
     def configure(self, ctx: Context) -> None:
         """Put a context in force for all requests that come from now on."""
         self._ctx, self._published = ctx, discovery.Published(ctx)
-        self._configured.set()
-
-    async def ready(self) -> None:
-        """Wait until there is a context. Raises trio.TooSlowError."""
-        if not self._configured.is_set():
-            with trio.fail_after(CONFIGURE_PATIENCE):
-                await self._configured.wait()
 
     def passes_by(self, request: Request) -> bool:
         """Tell whether a request at one of our paths is meant for Kanidm and must be passed on as it came."""

@@ -1,1 +1,1 @@
-"""The Quart-Trio application: what Kiwi ID serves itself (probes now, the issuer later), entered through Hypercorn's ASGI."""
+"""What Kiwi ID serves itself: the probes, the issuer, and the Quart-Trio application, entered through Hypercorn's ASGI."""

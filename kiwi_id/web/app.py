@@ -1,72 +1,50 @@
-"""The Quart-Trio application with the probes that orchestrators ask.
+"""The Quart-Trio application: the pages on which people decide something (consent, sign-out).
 
-None of them asks kanidmd anything: a probe that waits for what it reports on is down when it is needed most.
+What programs ask, and what every login passes, is served on the connection loop itself; these pages are rare, and a framework may
+cost what it costs there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
+from quart import Response, request
 from quart_trio import QuartTrio
 
-from kiwi_id import __version__
-from kiwi_id.state import ChildState, ChildStatus
+if TYPE_CHECKING:
+    from kiwi_id.issuer import http
 
-PATHS = frozenset({b"/livez", b"/readyz", b"/healthz"})
-
-Answer = tuple[dict[str, Any], int, dict[str, str]]
-_HEADERS = {"cache-control": "no-store"}
+PATHS = (b"/oauth2/consent", b"/oauth2/logout")
 
 
-@dataclass(frozen=True)
-class Health:
-    """What the probes report: the child's status, and whether Kiwi ID is draining."""
+def create_app(serve: Callable[[http.Request], Awaitable[http.Response]]) -> QuartTrio:
+    """Return the application; ``serve`` is the issuer's door."""
+    from kiwi_id.issuer.http import Request  # noqa: PLC0415 - loaded by now
 
-    status: ChildStatus
-    draining: Callable[[], bool]
-
-
-def create_app(health: Health) -> QuartTrio:
-    """Return the application."""
     app = QuartTrio("kiwi_id", static_folder=None, template_folder=None)
-    status = health.status
+    app.config["MAX_CONTENT_LENGTH"] = 65536
 
-    @app.get("/livez")
-    async def livez() -> Answer:
-        """Liveness: that this answers shows that the event loop turns and the listener serves. Restart us when it does not."""
-        return {"status": "ok"}, 200, _HEADERS
+    async def decide() -> Response:
+        body = await request.get_data(as_text=False)
+        asked = Request(
+            method=request.method,
+            path=request.path,
+            query=request.query_string,
+            headers=[(name, value) for name, value in request.scope["headers"]],
+            body=body if isinstance(body, bytes) else body.encode(),
+            client=request.remote_addr or "",
+            request_id=request.scope["state"]["request_id"],
+        )
+        answer = await serve(asked)
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
+        response = Response(answer.body, answer.status)
+        response.headers.clear()
+        response.headers.extend(headers)
+        return response
 
-    @app.get("/readyz")
-    async def readyz() -> Answer:
-        """Readiness: send us traffic, or do not. Kanidm serves and we are not about to stop."""
-        if health.draining():
-            return {"status": "draining"}, 503, _HEADERS
-        if not status.serving:
-            return {"status": "waiting", "upstream": status.state.value}, 503, _HEADERS
-        return {"status": "ok"}, 200, _HEADERS
-
-    @app.get("/healthz")
-    async def healthz() -> Answer:
-        """Health of the whole: 200 when Kanidm answers its probes, else 503; with ``?verbose`` what is known besides."""
-        from quart import request  # noqa: PLC0415 - Quart's context-local; the module itself is loaded by now
-
-        healthy = status.state is ChildState.READY
-        body: dict[str, Any] = {
-            "status": "ok" if healthy else "degraded",
-            "upstream": "healthy" if healthy else "unhealthy",
-        }
-        if "verbose" in request.args:
-            body["details"] = {
-                "version": __version__,
-                "upstream_state": status.state.value,
-                "upstream_version": status.version,
-                "upstream_tested": status.tested,
-                "upstream_restarts": status.restarts,
-                "upstream_since": round(status.since, 3),
-                "draining": health.draining(),
-            }
-        return body, 200 if healthy else 503, _HEADERS
-
+    for path in PATHS:
+        # Every method: the issuer answers 405 by itself, in its own form.
+        methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+        app.add_url_rule(path.decode(), path.decode(), decide, methods=methods, provide_automatic_options=False)
     return app

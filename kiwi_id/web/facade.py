@@ -1,14 +1,14 @@
 """The facade: enters the Quart-Trio application through Hypercorn's ASGI machinery, one exchange at a time.
 
 Hypercorn's ``HTTPStream`` turns protocol events into ASGI messages and back; our connection loop takes the place of its protocol
-servers. The application is imported in a thread while kanidmd boots: a quarter of a second that nobody waits for.
+servers. The application is imported, in a thread, when the first of its pages is asked for: it takes 16 MB and a quarter of a
+second, and many instances never show one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -23,27 +23,29 @@ if TYPE_CHECKING:
 
 log = Log("facade")
 
-# A facade request has a small form or nothing for a body.
-MAX_BODY = 1 << 20
+# A page's form is a box and a decision.
+MAX_BODY = 65536
 
 
 class Facade:
-    """A handler for the paths that Kiwi ID serves itself. ``load`` makes it ready; requests before that wait for it."""
+    """A handler for the pages of the application that ``make_app`` returns; loads it when it is first needed."""
 
     def __init__(self, make_app: Callable[[], QuartTrio]) -> None:
         self._make_app = make_app
-        self._loaded = trio.Event()
-        self._app: AppWrapper
+        self._loading = trio.Lock()
+        self._app: AppWrapper | None = None
         self._config: HypercornConfig
 
     async def load(self) -> None:
-        """Import and start the application."""
-        app = await trio.to_thread.run_sync(self._import)
-        await app.startup()
-        self._loaded.set()
-        log.debug("the facade is loaded")
+        """Import and start the application, unless that has been done."""
+        async with self._loading:
+            if self._app is None:
+                app, wrapper = await trio.to_thread.run_sync(self._import)
+                await app.startup()
+                self._app = wrapper
+                log.debug("the application is loaded")
 
-    def _import(self) -> QuartTrio:
+    def _import(self) -> tuple[QuartTrio, AppWrapper]:
         from hypercorn.app_wrappers import ASGIWrapper  # noqa: PLC0415 - heavy, and wanted late
         from hypercorn.config import Config as HypercornConfig  # noqa: PLC0415
         from hypercorn.protocol import http_stream  # noqa: F401, PLC0415
@@ -53,8 +55,7 @@ class Facade:
         # Its access log would write query strings, and copy the environment to do so; our own line is written anyway.
         self._config.accesslog = None
         self._config.errorlog = logging.getLogger("hypercorn.error")
-        self._app = ASGIWrapper(app)
-        return app
+        return app, ASGIWrapper(app)
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve the exchange by the application. Raises ClientGone."""
@@ -63,9 +64,10 @@ class Facade:
         from hypercorn.trio.task_group import TaskGroup  # noqa: PLC0415
         from hypercorn.trio.worker_context import WorkerContext  # noqa: PLC0415
 
-        with trio.fail_after(30):
-            await self._loaded.wait()
-        body = await self._read(exchange)
+        if self._app is None:
+            await self.load()
+            assert self._app is not None  # noqa: S101 - for the type checker
+        body = await exchange.read_body(MAX_BODY)
         failure: list[ClientGone] = []
 
         async def send(event: Any) -> None:
@@ -102,19 +104,3 @@ class Facade:
             await stream.handle(events.EndBody(1))
         if failure:
             raise failure[0]
-
-    async def _read(self, exchange: Exchange) -> bytes:
-        body = exchange.body_at_hand()
-        if body is not None:
-            return body
-        from kiwi_id.proxy.rules import BadRequest  # noqa: PLC0415
-
-        if exchange.expects_continue:
-            await exchange.informational(100, [])
-        parts: list[bytes] = []
-        async with aclosing(exchange.body()) as pieces:
-            async for part in pieces:
-                parts.append(part)
-                if exchange.received_bytes > MAX_BODY:
-                    raise BadRequest(413, "body_too_large", f"The body may have {MAX_BODY} bytes at most.")
-        return b"".join(parts)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import trio
-
 from kiwi_id.kanidm.oauth2 import Surprise
 from kiwi_id.logs import Log
+from kiwi_id.proxy import pages
 from kiwi_id.proxy.caller import Unavailable
 from kiwi_id.proxy.exchange import Exchange, Handler
 from kiwi_id.proxy.gate import RETRY_AFTER
@@ -38,28 +37,29 @@ class IssuerHandler:
         """Answer one exchange."""
         body = await exchange.read_body(MAX_BODY)
         request = to_request(exchange, body)
-        try:
-            await self._service.ready()
-            if self._service.passes_by(request):
-                await self._otherwise(exchange)
-                return
-            exchange.notes["route"] = "issuer"
-            response = await self._service.handle(request)
-        except (Unavailable, trio.TooSlowError) as error:
-            await unavailable(exchange, error)
+        if self._service.passes_by(request):
+            await self._otherwise(exchange)
             return
+        exchange.notes["route"] = "issuer"
+        await respond(exchange, await self.answer(request))
+
+    async def answer(self, request: Request) -> Response:
+        """Answer a request at one of the issuer's paths; with 502 or 503 when Kanidm does not play its part."""
+        try:
+            return await self._service.handle(request)
+        except Unavailable as error:
+            log.warn("no answer from kanidmd for the issuer", path=request.path, error=str(error))
+            message = "The login service is not available right now. Please try again in a moment."
+            return refusal(request, 503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
         except Surprise as error:
             log.error("Kanidm answered what it should not", path=request.path, error=str(error))
-            await exchange.respond_error(502, "upstream_failed", "The login service did not answer properly. Please try again.")
-            return
-        await respond(exchange, response)
+            return refusal(request, 502, "upstream_failed", "The login service did not answer properly. Please try again.")
 
     async def kanidm_logout(self, exchange: Exchange) -> None:
         """Pass Kanidm's own logout on, and tell the session's clients of it afterwards."""
         try:
-            await self._service.ready()
             notices = await self._service.before_kanidm_logout(to_request(exchange, b""))
-        except (Unavailable, Surprise, trio.TooSlowError):
+        except (Unavailable, Surprise):
             notices = []
         await self._otherwise(exchange)
         if notices and exchange.status in (200, 302, 303):
@@ -76,7 +76,9 @@ class IssuerHandler:
         try:
             response = await self._service.returning(to_request(exchange, b""), location.decode("latin-1"), kept)
         except (Unavailable, Surprise) as error:
-            await unavailable(exchange, error)
+            exchange.notes["upstream_error"] = str(error)
+            message = "The login service is not available right now. Please try again in a moment."
+            await exchange.respond_error(503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
             return True
         if response is None:
             return False
@@ -109,8 +111,13 @@ async def respond(exchange: Exchange, response: Response) -> None:
     await exchange.respond(response.status, headers, b"" if exchange.method == b"HEAD" else body)
 
 
-async def unavailable(exchange: Exchange, error: Exception) -> None:
-    """Answer 503, to be tried again."""
-    exchange.notes["upstream_error"] = str(error)
-    message = "The login service is not available right now. Please try again in a moment."
-    await exchange.respond_error(503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
+def refusal(request: Request, status: int, code: str, message: str, *, retry_after: int | None = None) -> Response:
+    """Return our own error page, or JSON."""
+    from kiwi_id.issuer.http import Response  # noqa: PLC0415
+
+    html_wanted = pages.wants_html(request.headers)
+    headers, body = pages.error(
+        status, code, message, request_id=request.request_id, html_wanted=html_wanted, retry_after=retry_after
+    )
+    ours = (b"content-length", b"x-request-id")  # the server adds these to every response
+    return Response(status, [header for header in headers if header[0] not in ours], body)

@@ -12,8 +12,7 @@ import trio.testing
 
 from kiwi_id.proxy.exchange import Exchange
 from kiwi_id.state import ChildState
-from kiwi_id.web.app import PATHS, Health, create_app
-from kiwi_id.web.facade import Facade
+from kiwi_id.web import probes as web
 from tests.front.conftest import Front, Lines
 from tests.front.upstream import Peer
 
@@ -34,12 +33,12 @@ WAYS = {
 
 
 class Probes:
-    """A front with its application, and Kanidm gone."""
+    """A front with its probes, and Kanidm gone."""
 
     def __init__(self, front: Front) -> None:
         self.front, self.draining = front, False
-        self.facade = Facade(lambda: create_app(Health(front.status, lambda: self.draining)))
-        front.ours.update(dict.fromkeys(PATHS, self.facade))
+        handler = web.Probes(front.status, lambda: self.draining)
+        front.ours.update(dict.fromkeys(handler.paths, handler))
 
     async def ask(self, target: bytes, method: bytes = b"GET") -> tuple[int, bytes]:
         """Ask a probe; return status and body."""
@@ -51,9 +50,8 @@ class Probes:
 
 @pytest.fixture
 async def probes(front: Front) -> Probes:
-    """The probes, loaded."""
+    """The probes."""
     made = Probes(front)
-    await made.facade.load()
     front.kanidm.stop()
     return made
 
@@ -87,18 +85,8 @@ async def test_probes_by_other_means(probes: Probes) -> None:
     assert reply.status == 200
 
 
-async def test_a_probe_during_the_start_waits_for_the_application(front: Front) -> None:
-    """A probe that comes before the application is loaded is answered as soon as it is."""
-    probes = Probes(front)
-    client = await front.connect()
-    await client.send(b"GET /livez HTTP/1.1\r\n" + HOST + b"\r\n")
-    await trio.testing.wait_all_tasks_blocked()
-    await probes.facade.load()
-    assert (await client.reply()).status == 200
-
-
-async def test_a_form_that_is_too_large_for_the_application(probes: Probes) -> None:
-    """Our own pages take a mebibyte at most, also chunked."""
+async def test_a_body_that_no_probe_needs(probes: Probes) -> None:
+    """A probe reads a small body and refuses a large one, also chunked."""
     client = await probes.front.connect()
     await client.send(b"POST /livez HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
     await client.send(b"110000\r\n" + b"x" * 0x110000 + b"\r\n0\r\n\r\n")
