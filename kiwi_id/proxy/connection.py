@@ -110,7 +110,7 @@ class Connection:
                             self._idle = None
                             scope.deadline = trio.current_time() + limits.header_timeout
                         end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
-                        rules.check_head(buffer[: end + 4] if end >= 0 else buffer)
+                        rules.check_head(buffer, scanned, end + 4 if end >= 0 else len(buffer))
                         scanned = len(buffer)
                         if 0 <= end <= limits.max_header_bytes - 4:
                             head = bytes(buffer[: end + 4])

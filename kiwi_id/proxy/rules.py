@@ -50,9 +50,13 @@ _DROPPED = _HOP_BY_HOP | _FORWARDING | {b"x-request-id"}
 _NOT_IN_TRAILERS = _DROPPED | _ESSENTIAL | frozenset(b"content-encoding content-range expect www-authenticate location".split())
 
 
-def check_head(head: bytes | bytearray) -> None:
-    """Check raw bytes of a request head, complete or not, for what no parser should have to interpret. Raises BadRequest."""
-    if _FORBIDDEN.search(head):
+def check_head(head: bytes | bytearray, start: int = 0, end: int = 1 << 62) -> None:
+    """Check raw bytes of a request head, complete or not, for what no parser should have to interpret. Raises BadRequest.
+
+    ``head`` may hold more: only ``start`` to ``end`` is looked at, with the two bytes before, so that a head that trickles in is
+    not gone through from its beginning at each byte.
+    """
+    if _FORBIDDEN.search(head, max(0, start - 2), end):
         raise BadRequest(400, "malformed_request", "The request has a bare CR or LF, a folded header or a control character.")
 
 

@@ -182,6 +182,22 @@ def test_the_check_is_the_same_for_any_prefix(data: bytes, cut: int) -> None:
             rules.check_head(data)
 
 
+@unhurried
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b" ", b"\t", b"a", b"\x00"]), max_size=12).map(b"".join))
+def test_looking_at_new_bytes_only_finds_the_same(data: bytes) -> None:
+    """A head that is looked at byte by byte, new bytes only, gets the same verdict as a whole."""
+
+    def refused(*edges: int) -> bool:
+        try:
+            for start, end in pairwise(edges):
+                rules.check_head(data[:end], start, end)
+        except BadRequest:
+            return True
+        return False
+
+    assert refused(*range(len(data) + 1)) == refused(0, len(data))
+
+
 good_lines = st.sampled_from([b"3\r\nabc\r\n", b"1;a=b\r\nx\r\n", b"0\r\n", b"\r\n", b"X-A: b\r\n"])
 bad_lines = st.sampled_from([b"3\nabc\r\n", b"0\n", b"\n", b" 1\r\nx\r\n", b"X-A: b\n", b" fold\r\n"])
 chunked_bodies = st.lists(good_lines | bad_lines | st.binary(max_size=4), max_size=6).map(b"".join)
