@@ -14,7 +14,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import jwt
 
@@ -35,6 +35,8 @@ PREFIX = "kiwi-"
 STATE_COOKIE = "__Host-kiwi-state-"
 
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
+# RFC 3986 without a fragment (RFC 6749 §3.1.2): nothing that a URL parser would strip, mend or read in two ways.
+_REDIRECT_URI = re.compile(r"[a-z][a-z0-9+.-]*:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]+")
 _PROMPTS = frozenset({"none", "login", "consent", "select_account"})
 _LONGEST = {"nonce": 1024, "redirect_uri": 1024, "login_hint": 256, "scope": 1024}
 
@@ -108,6 +110,8 @@ async def authorize(ctx: Context, request: Request) -> Response:
     if not client_id or not redirect_uri:
         lacking = "client_id" if not client_id else "redirect_uri"
         return mistake("This sign-in request is incomplete", f"The parameter '{lacking}' is missing.")
+    if not _is_plain(redirect_uri):
+        return _bad_redirect(redirect_uri)
     client = await ctx.client(client_id)
     if client is None:
         return mistake("Unknown application", f"No application is registered under the name '{shown(client_id)}'.")
@@ -118,9 +122,7 @@ async def authorize(ctx: Context, request: Request) -> Response:
         return await _answer(ctx, request, asked)
     except OAuthError as error:
         # Only now is it looked up whether that address may be told anything at all: this can never be an open redirect.
-        if len(redirect_uri) > _LONGEST["redirect_uri"] or isinstance(
-            await ctx.kanidm.authorise(probe.kanidm_parameters()), Invalid
-        ):
+        if isinstance(await ctx.kanidm.authorise(probe.kanidm_parameters()), Invalid):
             return _bad_redirect(redirect_uri)
         content = {"error": error.error, "error_description": error.description}
         usable = mode if mode in MODES else "query"
@@ -214,6 +216,22 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
     return send_to_kanidm(ctx, asked, clear=anew)
 
 
+def _is_plain(redirect_uri: str) -> bool:
+    """Tell whether a redirect URI is written as it is meant.
+
+    Kanidm compares what its URL parser makes of it, which lower-cases, resolves dot segments and drops tabs; the browser is sent
+    to what the client wrote. Only where both are the same is Kanidm's word a word about the latter (RFC 9700 §4.1.3).
+    """
+    if len(redirect_uri) > _LONGEST["redirect_uri"] or not _REDIRECT_URI.fullmatch(redirect_uri) or redirect_uri.endswith("?"):
+        return False
+    scheme, _, rest = redirect_uri.partition(":")
+    if scheme not in ("http", "https"):
+        return True
+    host, _, path = rest.removeprefix("//").partition("?")[0].partition("/")
+    segments = unquote(path).split("/")
+    return rest.startswith("//") and bool(host) and host == host.lower() and "@" not in host and not {".", ".."} & set(segments)
+
+
 def _must_log_in(asked: Asked, session: Session) -> bool:
     if asked.prompt & {"login", "select_account"}:
         return True
@@ -223,8 +241,14 @@ def _must_log_in(asked: Asked, session: Session) -> bool:
 
 
 def _bad_redirect(redirect_uri: str) -> Response:
-    host = shown(urlsplit(redirect_uri).netloc) if redirect_uri.startswith("http") else shown(redirect_uri[:40])
-    return mistake("Unknown return address", f"The application wants you sent to '{host}', which is not registered for it.")
+    try:
+        host = shown(urlsplit(redirect_uri).netloc)
+    except ValueError:  # an address that is none, such as https://[::1
+        host = ""
+    return mistake(
+        "Unknown return address",
+        f"The application wants you sent to '{host or shown(redirect_uri)[:40]}', which is not registered for it.",
+    )
 
 
 def send_to_kanidm(ctx: Context, asked: Asked, *, clear: bool) -> Response:

@@ -150,6 +150,8 @@ async def _refresh(ctx: Context, form: Mapping[str, str], who: Credentials, memo
 async def _client_credentials(ctx: Context, form: Mapping[str, str], who: Credentials) -> dict[str, Any]:
     if who.secret is None:
         raise OAuthError("unauthorized_client", "client_credentials needs a client with a secret.")
+    if await ctx.client(who.client_id) is None:  # its name becomes the token's audience, so it must be written as it is
+        raise OAuthError("invalid_client", "The client is unknown, or its secret is wrong.", status=401)
     asked = {"grant_type": "client_credentials"}
     if "scope" in form:
         asked["scope"] = form["scope"]

@@ -97,11 +97,14 @@ class OAuth2:
         self._call = call
 
     async def client(self, client_id: str) -> Client | None:
-        """Return what is known of a client, or None when there is none of that name."""
+        """Return what is known of a client, or None when there is none of exactly that name (1.7+ finds it in capitals, too)."""
         answer = await self._call("GET", f"/oauth2/openid/{quote(client_id, safe='')}/.well-known/openid-configuration", [])
         if answer.status != 200:
             return None
-        return Client(client_id, frozenset(_json(answer).get("scopes_supported") or ()))
+        document = _json(answer)
+        if not str(document.get("issuer")).endswith("/" + client_id):
+            return None
+        return Client(client_id, frozenset(document.get("scopes_supported") or ()))
 
     async def authorise(self, parameters: dict[str, str], bearer: str = "") -> Authorisation:
         """Ask for an authorization, with the browser's session or, without one, for the validity of the request only."""

@@ -1,0 +1,426 @@
+"""The authorization endpoint: every parameter of OIDC Core §3.1.2.1, and how answers come back."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlencode
+
+import pytest
+
+from tests.issuer.flows.tab import Asked, arrived, is_login, is_mistake, show
+from tests.issuer.flows.world import ALICE, BOB, World
+
+ODD_STATES = [
+    "".join(chr(code) for code in range(0x20, 0x7F)),
+    "a b+c%20d&e=f#g?h/i\\j\"k'l<m>n",
+    "ünïcödé-✓-🥝",
+    "=&=&;,",
+    "x" * 1500,
+    "%00%0d%0aset-cookie:%20a=b",
+    "kiwi-not-a-box",
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("mode", [None, "query", "fragment", "form_post"])
+async def test_response_modes(world: World, method: str, mode: str | None) -> None:
+    """By GET and POST, with and without a live session, the code comes in the mode asked for, with state and iss."""
+    async with world.tab() as tab:
+        for turn in ("login", "live session"):
+            asked = world.asked(response_mode=mode)
+            page = await tab.authorize(asked, method)
+            if turn == "login":
+                page = await tab.agree(await tab.sign_in_as(ALICE, page))
+            came = arrived(page)
+            assert (came.uri, came.how) == (world.demo.redirect_uri, mode or "query")
+            assert set(came.parameters) == {"code", "state", "iss"}
+            assert (came.parameters["state"], came.parameters["iss"]) == (asked.state, world.issuer)
+            assert page.headers["cache-control"] == "no-store"
+            assert (await tab.redeem(asked, came)).status_code == 200
+
+
+async def test_form_post_page(world: World) -> None:
+    """The page that posts itself may do nothing else: its policy names the one script by its hash, and forbids framing."""
+    async with world.tab() as tab:
+        await tab.log_in(world.asked(), ALICE)
+        page = await tab.authorize(world.asked(), response_mode="form_post", state='"><script>alert(1)</script>')
+        policy = dict(part.strip().partition(" ")[::2] for part in page.headers["content-security-policy"].split(";"))
+        assert policy["default-src"] == "'none'"
+        assert policy["frame-ancestors"] == "'none'"
+        assert policy["base-uri"] == "'none'"
+        assert re.fullmatch(r"'sha256-[A-Za-z0-9+/=]{44}'", policy["script-src"])
+        assert policy["form-action"] == "https: http:"
+        assert page.headers["referrer-policy"] == "no-referrer"
+        assert page.text.count("<script") == 1
+        assert arrived(page).parameters["state"] == '"><script>alert(1)</script>'
+
+
+async def test_errors_come_in_the_mode_asked_for(world: World) -> None:
+    """An error travels as the code would: query, fragment or form post, with error, state and iss."""
+    async with world.tab() as tab:
+        for mode in ("query", "fragment", "form_post"):
+            asked = world.asked(response_mode=mode, prompt="none")
+            came = arrived(await tab.authorize(asked))
+            assert (came.uri, came.how) == (world.demo.redirect_uri, mode)
+            assert came.parameters["error"] == "login_required"
+            assert (came.parameters["state"], came.parameters["iss"]) == (asked.state, world.issuer)
+
+
+@pytest.mark.parametrize("state", ODD_STATES, ids=["printable", "reserved", "unicode", "separators", "long", "escapes", "prefix"])
+async def test_state_comes_back_exactly(world: World, state: str) -> None:
+    """Whatever the state holds comes back as it was, after a login, with a live session, by form post, and with an error."""
+    async with world.tab() as tab:
+        assert (await tab.log_in(world.asked(), ALICE, state=state)).parameters["state"] == state
+        assert arrived(await tab.authorize(world.asked(), state=state)).parameters["state"] == state
+        assert arrived(await tab.authorize(world.asked(), state=state, response_mode="form_post")).parameters["state"] == state
+        assert arrived(await tab.authorize(world.asked(), state=state, response_mode="nonsense")).parameters["state"] == state
+
+
+async def test_very_long_state_is_parked(world: World) -> None:
+    """A state that does not fit beside Kanidm's own cookie rides in one of ours, which is gone afterwards; a longer is refused.
+
+    Random characters: what can be compressed would fit.
+    """
+    state = "".join(f"{(n * 2654435761) % 2**32:08x}"[::-1] for n in range(310))
+    async with world.tab() as tab:
+        asked = world.asked(state=state)
+        answer = await tab.ask(asked)
+        assert len(answer.headers["location"]) < 3000
+        assert any(name.startswith("__Host-kiwi-state-") for name in tab.cookies)
+        assert all(len(cookie) < 4096 for cookie in answer.headers.get_list("set-cookie"))
+        came = arrived(await tab.agree(await tab.sign_in_as(ALICE, await tab.follow(answer))))
+        assert came.parameters["state"] == state
+        assert not any(name.startswith("__Host-kiwi-state-") for name in tab.cookies)
+        assert (await tab.redeem(asked, came)).status_code == 200
+    async with world.tab() as tab:
+        refused = arrived(await tab.authorize(world.asked(), state=state * 2))
+        assert refused.parameters["error"] == "invalid_request"
+
+
+async def test_parked_state_of_another_browser(world: World) -> None:
+    """A login whose parked state is not in this browser ends on a page, not at the relying party with a foreign state."""
+    state = "".join(f"{(n * 2654435761) % 2**32:08x}"[::-1] for n in range(300))
+    async with world.tab() as tab:
+        page = await tab.authorize(world.asked(state=state))
+        tab.cookies = {name: value for name, value in tab.cookies.items() if not name.startswith("__Host-kiwi-state-")}
+        page = await tab.agree(await tab.sign_in_as(ALICE, page))
+        assert is_mistake(page), show(page)
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"state": None},
+        {"state": ""},
+        {"nonce": None},
+        {"ui_locales": "de en"},
+        {"claims_locales": "de"},
+        {"acr_values": "urn:mace:incommon:iap:silver 0"},
+        {"display": "popup"},
+        {"claims": '{"userinfo":{"email":null}}'},
+        {"resource": "https://api.example.com"},
+        {"audience": "x", "foo[bar]": "baz", "_": "1"},
+        {"access_type": "offline", "approval_prompt": "force"},
+        {"scope": "openid offline_access profile unknown_scope"},
+        {"scope": None},
+        {"scope": ""},
+        {"max_age": "100000"},
+        {"response_mode": ""},
+        {"prompt": ""},
+    ],
+    ids=lambda extra: "-".join(f"{name}={value}" for name, value in extra.items())[:40],
+)
+async def test_parameters_that_change_nothing(world: World, extra: dict[str, str | None]) -> None:
+    """What is missing, empty, unknown or only a wish does not stop a login: with the login page and with a live session."""
+    async with world.tab() as tab:
+        first = world.asked(**extra)
+        tokens = await tab.tokens(first, ALICE)
+        claims = world.verified(tokens["id_token"])
+        assert claims.get("nonce") == first.parameters.get("nonce")
+        again = world.asked(**extra)
+        came = arrived(await tab.agree(await tab.authorize(again)))
+        assert came.parameters.get("state") == (again.parameters.get("state") or None)
+        assert (await tab.redeem(again, came)).status_code == 200
+
+
+async def test_offline_access_gives_no_scope(world: World) -> None:
+    """Scopes that the client does not have are left out (OIDC Core §3.1.2.1), and the token answer says which there are."""
+    async with world.tab() as tab:
+        tokens = await tab.tokens(world.asked(scope="openid offline_access email nothing"), ALICE)
+        assert set(tokens["scope"].split()) == {"openid", "email"}
+        refused = arrived(await tab.authorize(world.asked(), scope="nothing else"))
+        assert refused.parameters["error"] == "invalid_scope"
+
+
+@pytest.mark.parametrize(
+    ("extra", "error"),
+    [
+        ({"request": "eyJhbGciOiJub25lIn0.e30."}, "request_not_supported"),
+        ({"request_uri": "https://rp.example/request.jwt"}, "request_uri_not_supported"),
+        ({"registration": "{}"}, "registration_not_supported"),
+        ({"response_type": None}, "invalid_request"),
+        ({"response_type": "token"}, "unsupported_response_type"),
+        ({"response_type": "code id_token"}, "unsupported_response_type"),
+        ({"response_type": "none"}, "unsupported_response_type"),
+        ({"response_mode": "web_message"}, "invalid_request"),
+        ({"prompt": "none login"}, "invalid_request"),
+        ({"prompt": "create"}, "invalid_request"),
+        ({"prompt": "none"}, "login_required"),
+        ({"max_age": "-1"}, "invalid_request"),
+        ({"max_age": "soon"}, "invalid_request"),
+        ({"code_challenge_method": "plain"}, "invalid_request"),
+        ({"code_challenge_method": None}, "invalid_request"),
+        ({"code_challenge_method": "s256"}, "invalid_request"),
+        ({"code_challenge": None}, "invalid_request"),
+        ({"code_challenge": "short"}, "invalid_request"),
+        ({"code_challenge": "+" * 43}, "invalid_request"),
+        ({"id_token_hint": "junk"}, "invalid_request"),
+        ({"scope": "unknown"}, "invalid_scope"),
+        ({"nonce": "n" * 2000}, "invalid_request"),
+        ({"login_hint": "h" * 300}, "invalid_request"),
+    ],
+    ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items())[:40] if isinstance(value, dict) else value,
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_errors_redirect(world: World, method: str, extra: dict[str, str | None], error: str) -> None:
+    """A mistake in the request is told to the relying party, with error, state and iss, and no code."""
+    async with world.tab() as tab:
+        asked = world.asked(**extra)
+        answer = await tab.ask(asked, method)
+        came = arrived(answer)
+        assert answer.status_code == 303
+        assert came.uri == world.demo.redirect_uri
+        assert came.parameters["error"] == error
+        assert re.fullmatch(r"[\x20-\x21\x23-\x5b\x5d-\x7e]+", came.parameters["error_description"])
+        assert (came.parameters["state"], came.parameters["iss"]) == (asked.state, world.issuer)
+        assert "code" not in came.parameters
+
+
+@pytest.mark.parametrize("name", ["client_id", "redirect_uri", "state", "scope", "nonce", "prompt", "unknown"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_repeated_parameter(world: World, name: str, method: str) -> None:
+    """A parameter that is there twice, even with the same value, is refused by a page that leads nowhere."""
+    async with world.tab() as tab:
+        pairs = [*world.asked().parameters.items(), (name, "x"), (name, "x")]
+        body = urlencode(pairs)
+        if method == "GET":
+            page = await tab.send("GET", "/oauth2/authorize?" + body)
+        else:
+            kind = {"content-type": "application/x-www-form-urlencoded"}
+            page = await tab.send("POST", "/oauth2/authorize", content=body, headers=kind)
+        assert is_mistake(page), show(page)
+
+
+@pytest.mark.parametrize("lacking", ["client_id", "redirect_uri"])
+async def test_incomplete_request(world: World, lacking: str) -> None:
+    """Without client or redirect URI there is nobody to tell: a page that says what is missing."""
+    async with world.tab() as tab:
+        page = await tab.authorize(world.asked(**{lacking: None}))
+        assert is_mistake(page)
+        assert lacking in page.text
+
+
+TRICKS = [
+    "//evil.example/callback",
+    "https://evil.example/callback",
+    "https://app.localhost.evil.example/callback",
+    "https://evil.example/?https://app.localhost/callback",
+    "https://evil.example#https://app.localhost/callback",
+    "https://app.localhost@evil.example/callback",
+    "https://evil.example@app.localhost/callback",
+    "https://user:pass@app.localhost/callback",
+    "https://evil.example\\@app.localhost/callback",
+    "https:\\\\app.localhost\\callback",
+    "https:/\\app.localhost/callback",
+    "https:app.localhost/callback",
+    "https:///app.localhost/callback",
+    "\\\\evil.example",
+    "/callback",
+    "callback",
+    "https://app.localhost/callback%0d%0aLocation:https://evil.example",
+    "https://app.localhost/callback\r\nLocation: https://evil.example",
+    "https://app.local\nhost/callback",
+    "https://app.localhost/call\tback",
+    "\thttps://app.localhost/callback",
+    "https://app.localhost/callback ",
+    " https://app.localhost/callback",
+    "javascript:alert(1)",
+    "javascript://app.localhost/callback%0aalert(1)",
+    "data:text/html,<script>alert(1)</script>",
+    "http://app.localhost/callback",
+    "https://app.localhost:8443/callback",
+    "https://app.localhost./callback",
+    "https://app.localhost/Callback",
+    "https://APP.localhost/callback",
+    "HTTPS://app.localhost/callback",
+    "https://app.localhost/callback/",
+    "https://app.localhost/callback/../evil",
+    "https://app.localhost/evil/../callback",
+    "https://app.localhost/%2e%2e/callback",
+    "https://app.localhost/./callback",
+    "https://app.localhost//callback",
+    "https://app.localhost/callback?",
+    "https://app.localhost/callback?next=https://evil.example",
+    "https://app.localhost/callback#",
+    "https://app.localhost/callback#https://evil.example",
+    "https://app.localhost/c%61llback",
+    "https://app.localhost/callback;x",
+    "https://\u0430pp.localhost/callback",
+    "https://app.localhost\uff0fcallback",
+    "https://app.localhost/callback\x00",
+    "https://evil.example/" + "a" * 3000,
+    "urn:ietf:wg:oauth:2.0:oob",
+    "com.example.evil://callback",
+    "https://",
+    "https://[::1",
+    "https://app.localhost:99999/callback",
+]
+
+
+@pytest.mark.parametrize("logged_in", [False, True], ids=["logged-out", "logged-in"])
+async def test_never_an_open_redirect(world: World, logged_in: bool) -> None:
+    """No trick with the redirect URI leads a browser anywhere but to our own page, with a right request and with a wrong one."""
+    async with world.tab() as tab:
+        if logged_in:
+            await tab.log_in(world.asked(), ALICE)
+        for trick in TRICKS:
+            for extra in ({}, {"response_type": "token"}, {"prompt": "none"}, {"response_mode": "form_post"}):
+                page = await tab.ask(world.asked(), redirect_uri=trick, **extra)
+                assert is_mistake(page), f"{trick!r} {extra}: {show(page)}"
+                assert "evil.example/" not in page.headers.get("location", "")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://localhost:1/cb#x",
+        "http://user@localhost:1/cb",
+        "http://localhost:1\\@evil.example/",
+        "http://localhost.evil.example/",
+        "http://localhost@evil.example/",
+        "http://localhost:1/a/../b",
+        "http://LOCALHOST:1/cb",
+        "http://localhost:1/a b",
+        "http://localhost:1/\r\nx:y",
+    ],
+)
+async def test_loopback_redirects_have_no_tricks(world: World, uri: str) -> None:
+    """A client that may use any loopback URI may use no fragment, user, space or other trick with it."""
+    async with world.tab() as tab:
+        page = await tab.ask(world.asked(world.public), redirect_uri=uri)
+        assert is_mistake(page), show(page)
+
+
+@pytest.mark.parametrize(
+    "client_id",
+    ["nobody", "../../v1/self", "KIWI-DEMO", "kiwi-demo/../kiwi-demo", "a" * 500, "kiwi demo", "%00", "🥝", "kiwi-demo?x"],
+)
+async def test_unknown_client(world: World, client_id: str) -> None:
+    """An unknown client gets a page, and none that shows the name as HTML."""
+    async with world.tab() as tab:
+        page = await tab.ask(world.asked(), client_id=client_id)
+        assert is_mistake(page), show(page)
+    async with world.tab() as tab:
+        page = await tab.ask(world.asked(), client_id="<script>x")
+        assert is_mistake(page)
+        assert "<script>x" not in page.text
+
+
+async def test_redirect_uri_with_a_query(world: World) -> None:
+    """A registered query string stays whole, byte for byte: with code and error, query, fragment and form post."""
+    async with world.tab() as tab:
+        for extra in ({}, {"response_mode": "fragment"}, {"response_mode": "form_post"}):
+            asked = world.asked(world.other, **extra)
+            page = await tab.authorize(asked)
+            if is_login(page):
+                page = await tab.agree(await tab.sign_in_as(ALICE, page))
+            came = arrived(page)
+            assert came.uri == world.other.redirect_uri
+            assert (await tab.redeem(asked, came)).status_code == 200
+        refused = arrived(await tab.authorize(world.asked(world.other), prompt="nonsense"))
+        assert refused.uri == world.other.redirect_uri
+        assert refused.parameters["error"] == "invalid_request"
+
+
+@pytest.mark.parametrize("which", ["public", "app"])
+async def test_redirects_that_a_consent_form_forbids(world: World, which: str) -> None:
+    """After Kanidm's consent form, plain http and an app's own scheme are reached by a page of ours, and tokens are given."""
+    person = await world.person(f"new-{which}")
+    async with world.tab() as tab:
+        asked = world.asked(getattr(world, which))
+        page = await tab.sign_in_as(person, await tab.authorize(asked))
+        assert "<title>Consent Required</title>" in page.text
+        page = await tab.agree(page)
+        came = arrived(page)
+        assert (came.uri, came.how) == (asked.client.redirect_uri, "page")
+        assert "Refresh" not in page.headers.get("link", "")
+        assert (await tab.redeem(asked, came)).status_code == 200
+        # With the consent known a redirect does it.
+        again = world.asked(getattr(world, which))
+        came = arrived(await tab.authorize(again))
+        assert (came.uri, came.how) == (asked.client.redirect_uri, "query")
+        assert (await tab.redeem(again, came)).status_code == 200
+
+
+async def test_continue_takes_only_its_own_boxes(world: World) -> None:
+    """The page in between leads nowhere for a box that is missing, forged, or sealed for another purpose."""
+    async with world.tab() as tab:
+        came = await tab.log_in(world.asked(), ALICE)
+        for box in ("", "x", came.parameters["code"], came.parameters["code"].removeprefix("kiwi-")):
+            assert is_mistake(await tab.send("GET", "/oauth2/continue", params={"box": box}))
+
+
+async def test_login_hint(world: World) -> None:
+    """login_hint fills in the name on the login page; a hostile one stays text."""
+    async with world.tab() as tab:
+        page = await tab.authorize(world.asked(), login_hint="alice")
+        assert is_login(page)
+        assert re.search(r'<input[^>]*value="alice"', page.text), show(page)
+        page = await tab.authorize(world.asked(), login_hint='"><script>x</script>')
+        assert "<script>x" not in page.text
+
+
+async def test_wrong_methods(world: World) -> None:
+    """Another method is refused by 405 with Allow; HEAD answers as GET does, without a body."""
+    async with world.tab() as tab:
+        for method in ("PUT", "DELETE", "PATCH"):
+            answer = await tab.http.request(method, "/oauth2/authorize")
+            assert answer.status_code == 405
+            assert answer.headers["allow"] == "GET, POST"
+        head = await tab.http.request("HEAD", "/oauth2/authorize", params=world.asked().parameters)
+        assert (head.status_code, head.content) == (303, b"")
+
+
+async def test_post_needs_a_form(world: World) -> None:
+    """A posted request in JSON, or with bytes that are no UTF-8, is a page that says so."""
+    async with world.tab() as tab:
+        assert is_mistake(await tab.send("POST", "/oauth2/authorize", json=world.asked().parameters))
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+        assert is_mistake(await tab.send("POST", "/oauth2/authorize", content=b"client_id=%ff", headers=kind))
+        assert is_mistake(await tab.send("GET", "/oauth2/authorize?client_id=%ff"))
+
+
+async def test_user_without_the_right(world: World) -> None:
+    """A user whose groups give no scope of the client gets access_denied at the relying party, by login and by live session."""
+    from tests.issuer.flows.world import CAROL  # noqa: PLC0415
+
+    async with world.tab() as tab:
+        page = await tab.sign_in_as(CAROL, await tab.authorize(world.asked()))
+        if page.status_code == 303:
+            assert arrived(page).parameters["error"] == "access_denied"
+        again = Asked(world.demo)
+        came = arrived(await tab.authorize(again))
+        assert came.parameters["error"] == "access_denied"
+        assert came.parameters["state"] == again.state
+
+
+async def test_two_logins_at_once(world: World) -> None:
+    """Two tabs of one browser that begin to log in at two clients: the one that is finished comes back to its own client."""
+    async with world.tab() as tab:
+        first, second = world.asked(), world.asked(world.other)
+        await tab.authorize(first)
+        page = await tab.authorize(second)
+        came = arrived(await tab.agree(await tab.sign_in_as(BOB, page)))
+        assert came.uri == world.other.redirect_uri
+        assert came.parameters["state"] == second.state
+        assert arrived(await tab.agree(await tab.authorize(first))).parameters["state"] == first.state
