@@ -49,6 +49,7 @@ class Facade:
         from hypercorn.app_wrappers import ASGIWrapper  # noqa: PLC0415 - heavy, and wanted late
         from hypercorn.config import Config as HypercornConfig  # noqa: PLC0415
         from hypercorn.protocol import http_stream  # noqa: F401, PLC0415
+        from hypercorn.trio import task_group, worker_context  # noqa: F401, PLC0415
 
         app = self._make_app()
         self._config = HypercornConfig()
@@ -59,14 +60,14 @@ class Facade:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Serve the exchange by the application. Raises ClientGone."""
+        if self._app is None:  # first, because its thread does the imports below without holding up everybody else
+            await self.load()
+            assert self._app is not None  # noqa: S101 - for the type checker
         from hypercorn.protocol import events  # noqa: PLC0415
         from hypercorn.protocol.http_stream import HTTPStream  # noqa: PLC0415
         from hypercorn.trio.task_group import TaskGroup  # noqa: PLC0415
         from hypercorn.trio.worker_context import WorkerContext  # noqa: PLC0415
 
-        if self._app is None:
-            await self.load()
-            assert self._app is not None  # noqa: S101 - for the type checker
         body = await exchange.read_body(MAX_BODY)
         failure: list[ClientGone] = []
 
