@@ -169,7 +169,8 @@ def test_the_documentation_has_a_row_for_every_key() -> None:
 
 def test_client_tables() -> None:
     """A [clients.NAME] table is as strict as the rest: names, types and lines are told."""
-    text = '[clients.mail]\npost_logout_redirect_uris = ["https://mail.example.com/bye"]\n[clients."web-app"]\nrequire_pkce = true\n'
+    text = '[clients.mail]\npost_logout_redirect_uris = ["https://mail.example.com/bye"]\n'
+    text += '[clients."web-app"]\nrequire_pkce = true\n'
     loaded = config.parse(text, FILE)
     assert loaded.clients["mail"].post_logout_redirect_uris == ("https://mail.example.com/bye",)
     assert loaded.clients["web-app"].require_pkce
