@@ -45,7 +45,10 @@ class Outcome:
 
 
 class Reloader:
-    """Holds the configuration in force (``current``) and replaces it; ``run`` is the task that serves SIGHUP."""
+    """Holds the configuration in force (``current``) and replaces it; ``run`` is the task that serves SIGHUP.
+
+    Reloads wait until ``started`` is set: what the start still has to read of the old files would replace the new in part.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Reloader:
         self.current = config
         self.last: Outcome | None = None
         self._prepare, self._hang_up, self._notifier, self._summary = prepare, hang_up, notifier, summary
+        self.started = trio.Event()
         self._one_at_a_time = trio.Lock()
 
     async def run(
@@ -74,6 +78,7 @@ class Reloader:
 
     async def reload(self) -> Outcome:
         """Read everything anew; return what came of it, which is also logged and told to the service manager."""
+        await self.started.wait()
         async with self._one_at_a_time:
             self._notifier.reloading()
             try:

@@ -182,6 +182,7 @@ class Supervisor:
             self.failure = error
             self.signals.request_stop("the signing keys cannot be used")
             return
+        self.reloader.started.set()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.front.deliver)
             nursery.start_soon(self._keep_fresh)

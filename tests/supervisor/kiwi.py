@@ -11,9 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -79,6 +81,42 @@ def install_fake(target: Path) -> None:
     target.chmod(0o755)
 
 
+def _create(directory: Path, binary: Path, *, tls: bool, port: int, upstream_port: int) -> None:
+    options = layout.Options(
+        listen=Address("127.0.0.1", port),
+        upstream=Address("127.0.0.1", upstream_port),
+        upstream_bin=binary,
+        listener_tls=tls,
+        key_type="eddsa",
+    )
+    layout.create(directory, options)
+
+
+@cache
+def _template(*, tls: bool) -> tuple[Path, dict[str, str]]:
+    """Make one instance over the scripted kanidmd; return its directory and the texts of its files, by their place in it."""
+    with tempfile.TemporaryDirectory(prefix="kiwi-sup-") as name:
+        directory = Path(name)
+        binary = layout.Places.under(directory).upstream_bin
+        install_fake(binary)
+        _create(directory, binary, tls=tls, port=1, upstream_port=2)
+        files = [path for path in directory.rglob("*") if path.is_file()]
+        return directory, {str(path.relative_to(directory)): path.read_text() for path in files}
+
+
+def _copy_template(directory: Path, *, tls: bool, port: int, upstream_port: int) -> None:
+    """Make an instance from the template: making keys and asking a binary for its version takes longer than many a test."""
+    origin, files = _template(tls=tls)
+    for place in ("var/lib/upstream", "var/log/kiwi", "run/kiwi"):
+        (directory / place).mkdir(parents=True, mode=0o750)
+    for name, text in files.items():
+        file = directory / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        moved = text.replace(str(origin), str(directory)).replace('127.0.0.1:1"', f'127.0.0.1:{port}"')
+        file.write_text(moved.replace('127.0.0.1:2"', f'127.0.0.1:{upstream_port}"').replace('localhost:1"', f'localhost:{port}"'))
+        file.chmod(0o600 if "private" in name or "key" in file.stem else 0o755 if "/bin/" in name else 0o644)
+
+
 class Kiwi:
     """One instance: its files, and its process once :meth:`start` has been called."""
 
@@ -89,20 +127,12 @@ class Kiwi:
         self.config = self.places.config
         self.port, self.upstream_port = free_port(), free_port()
         if binary is None:
-            binary = self.places.upstream_bin
-            install_fake(binary)
-        options = layout.Options(
-            listen=Address("127.0.0.1", self.port),
-            upstream=Address("127.0.0.1", self.upstream_port),
-            upstream_bin=binary,
-            listener_tls=tls,
-            key_type="eddsa",
-        )
-        layout.create(directory, options)
+            _copy_template(self.directory, tls=tls, port=self.port, upstream_port=self.upstream_port)
+        else:
+            _create(self.directory, binary, tls=tls, port=self.port, upstream_port=self.upstream_port)
         self.set(**(QUICK | settings))
         self.process: subprocess.Popen[bytes]
         self.stderr = directory / "stderr.log"
-        self.answered = True
 
     def set(self, **settings: str) -> None:
         """Change config.toml: a string, or the TOML of another value when it begins with ``=``."""
@@ -196,8 +226,15 @@ class Kiwi:
 
     def wait_event(self, event: str, count: int = 1, **fields: Any) -> dict[str, Any]:
         """Wait for the ``count``-th such event of the scripted kanidmd and return it."""
-        found = eventually(lambda: self.events(event, **fields)[count - 1 :], f"event {event} {fields}")
-        return found[0]
+
+        def look() -> list[dict[str, Any]]:
+            ended = self.process.poll() is not None
+            found = self.events(event, **fields)[count - 1 :]
+            if ended and not found:
+                raise AssertionError(f"ended with {self.process.returncode} before {event}; log:\n{self.text()[-6000:]}")
+            return found
+
+        return eventually(look, f"event {event} {fields}")[0]
 
     def child_signals(self) -> list[str]:
         """Names of the signals that the scripted kanidmd received, in order."""

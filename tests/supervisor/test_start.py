@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from kiwi_id.instance import certs
 from tests.supervisor.kiwi import Kiwi, alive
 
 Make = Callable[..., Kiwi]
@@ -45,6 +46,7 @@ def test_a_kanidmd_that_presents_another_certificate_is_never_ready(kiwi: Kiwi, 
     server = other.places.upstream_config
     server.write_text(server.read_text().replace(str(other.upstream_port), str(kiwi.upstream_port)))
     other.set(upstream_addr=f"https://127.0.0.1:{kiwi.upstream_port}")
+    certs.make_loopback(other.places.chain, other.places.key)
     other.start_ready()
     kiwi.start()
     assert kiwi.wait() == 69
