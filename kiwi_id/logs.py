@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ _NAMES = {logging.CRITICAL: "error", **{number: name for name, number in LEVELS.
 _COLOURS = {"error": "31", "warn": "33", "info": "32", "debug": "36", "trace": "90"}
 
 # What kanidmd prints holds whole URIs with the OAuth2 query (server/core/src/https/trace.rs), and at debug level more still.
-_SECRETS = [
-    (re.compile(r"\?[^\s\"'<>|]+=[^\s\"'<>|]*"), "?[redacted]"),
-    (re.compile(r"\beyJ[\w-]{8,}(?:\.[\w-]*)+"), "[token]"),
+# The first two take a whole run of characters, possessively, and look at it then: a client can have kanidmd print a URI of
+# thousands of question marks, and a pattern that begins anew at each of them would hold up every login for a tenth of a second.
+_SECRETS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (re.compile(r"\?[^\s\"'<>|]++"), lambda run: "?[redacted]" if "=" in run[0] else run[0]),
+    (re.compile(r"\beyJ[\w-]{8,}+(?:\.[\w-]*+)*+"), lambda run: "[token]" if "." in run[0] else run[0]),
     (re.compile(r"\bgAAAA[\w-]{20,}=*"), "[token]"),
     (
         re.compile(

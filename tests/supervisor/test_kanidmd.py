@@ -26,6 +26,10 @@ def binary(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return tmp_path / "kanidmd"
 
 
+# What the scripted kanidmd has shown already, and takes long: over the real one only.
+REAL = pytest.mark.parametrize("binary", [pytest.param("real", marks=pytest.mark.kanidm)], indirect=True)
+
+
 @pytest.fixture
 def over(make: Make, binary: Path) -> Kiwi:
     """A Kiwi ID over such a server; not started."""
@@ -49,6 +53,7 @@ def test_crash_and_stop(over: Kiwi) -> None:
     assert not over.logs(msg="ended orphans")
 
 
+@REAL
 def test_a_hang_is_noticed(over: Kiwi) -> None:
     """Under SIGSTOP it is found silent after health_check_timeout, ended, and restarted; requests wait meanwhile."""
     over.start_ready()
@@ -64,10 +69,11 @@ def test_a_hang_is_noticed(over: Kiwi) -> None:
     assert over.get("/status") == (200, "true")
 
 
+@REAL
 def test_hup_renews_the_certificate_and_a_lost_term_is_repeated(over: Kiwi) -> None:
     """After a HUP kanidmd presents the new certificate in the same process; a TERM in the five seconds after it still ends it.
 
-    Kanidm 1.5.0 (and the stand-in) loses that TERM: the second one is what ends it, not a KILL.
+    Kanidm 1.5.0 loses that TERM: the second one is what ends it, not a KILL.
     """
     over.start_ready()
     child = over.child_pid()

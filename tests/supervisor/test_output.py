@@ -88,6 +88,18 @@ def test_a_secret_at_the_cut_of_an_overlong_line_is_not_shown(kiwi: Kiwi) -> Non
         assert "SECRET.SECRET" not in record["msg"]
 
 
+def test_hostile_lines_do_not_hold_up_logins(kiwi: Kiwi) -> None:
+    """Lines as a client's URI can make them, on which a pattern could work for a tenth of a second each, cost next to nothing.
+
+    With a quadratic pattern these would take minutes, in which nobody is served.
+    """
+    kiwi.set(restart_limit="=1")
+    kiwi.behave({"print": ["?" * 8000, "eyJ-" * 2000, "a?b" * 2600, "token=a(" * 1000] * 500, "exit": 1})
+    kiwi.start()
+    assert kiwi.wait() == 69
+    assert len(kiwi.logs(component="kanidmd")) == 2000
+
+
 def test_a_flood_of_output_is_read_to_its_last_line(kiwi: Kiwi) -> None:
     """Twenty thousand lines, and bytes that are no UTF-8, are all logged in order, and the child is not held up by its pipe."""
     kiwi.behave({"print": [f"line {number} {'x' * 80}" for number in range(20_000)] + ["\udcff\udcfe end"]})
