@@ -83,6 +83,8 @@ class Asked:
             "n": self.nonce,
             "h": self.challenge,
             "v": self.verifier,
+            "p": int("consent" in self.prompt),
+            "u": self.hint_sub,
         }
 
     @classmethod
@@ -97,6 +99,8 @@ class Asked:
             nonce=box["n"],
             challenge=box["h"],
             verifier=box["v"],
+            prompt=frozenset({"consent"}) if box["p"] else frozenset(),
+            hint_sub=box["u"],
         )
 
 
@@ -213,7 +217,7 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
             raise OAuthError("consent_required", "The user has to agree first.")
         raise OAuthError("login_required", "The user has to log in first.")
     assert isinstance(result, NeedsConsent | NeedsLogin)  # noqa: S101 - the union's last members
-    return send_to_kanidm(ctx, asked, clear=anew)
+    return send_to_kanidm(ctx, asked, refused=session if anew else None)
 
 
 def _is_plain(redirect_uri: str) -> bool:
@@ -251,14 +255,16 @@ def _bad_redirect(redirect_uri: str) -> Response:
     )
 
 
-def send_to_kanidm(ctx: Context, asked: Asked, *, clear: bool) -> Response:
+def send_to_kanidm(ctx: Context, asked: Asked, *, refused: Session | None) -> Response:
     """Send the browser to Kanidm's login or consent page, with the request sealed in the state.
 
-    ``clear`` takes the session's cookie away, so that the login page is shown; the session itself, on which other applications'
-    tokens depend, lives on.
+    ``refused`` is a session that will not do. Its cookie is taken away, so that the login page is shown; the session itself, on
+    which other applications' tokens depend, lives on.
     """
     headers: list[Header] = []
-    box = {**asked.to_box(), "t": int(time.time()) if clear else 0, "p": int("consent" in asked.prompt)}
+    box = asked.to_box()
+    if refused is not None:
+        box |= {"t": int(time.time()), "i": refused.session_id}
     state = PREFIX + ctx.states.seal(box, lifetime=STATE_LIFETIME)
     if len(state) > LONGEST_STATE and asked.state:
         if len(asked.state) > _LONGEST_PARKED:
@@ -274,7 +280,7 @@ def send_to_kanidm(ctx: Context, asked: Asked, *, clear: bool) -> Response:
     parameters = {**asked.kanidm_parameters(), "state": state}
     if asked.login_hint:
         parameters["login_hint"] = asked.login_hint
-    if clear:
+    if refused is not None:
         cookie = f"bearer=; Path=/; Domain={ctx.domain}; Max-Age=0; Secure; HttpOnly; SameSite=Lax"
         headers.append((b"set-cookie", cookie.encode()))
     return redirect("/ui/oauth2?" + urlencode(parameters), *headers)

@@ -12,8 +12,6 @@ from kiwi_id.issuer.http import Header, OAuthError, Request, Response, redirect
 from kiwi_id.issuer.responses import hand_over, mistake, parameters_of, target
 
 HAND_OVER_LIFETIME = 120.0
-# Kanidm stamps a session with whole seconds.
-_SAME_SECOND = 2
 
 
 def is_ours(location: bytes) -> bool:
@@ -40,11 +38,15 @@ async def intercept(ctx: Context, request: Request, location: str, kept: list[He
     session = await ctx.kanidm.session(request.cookie("bearer"))
     if session is None:
         return _back(ctx, asked, {"error": "login_required", "error_description": "The session has ended."}, kept)
-    if box["t"] and session.issued_at + _SAME_SECOND < box["t"]:
+    if "i" in box and (session.session_id == box["i"] or session.issued_at < box["t"]):
         # prompt=login or max_age asked for a fresh login, and this is an older one (another tab's): it has to be done again.
-        again = send_to_kanidm(ctx, asked, clear=True)
+        # Kanidm stamps sessions with whole seconds, so the time alone does not tell for the one that was refused.
+        again = send_to_kanidm(ctx, asked, refused=session)
         again.headers += kept
         return again
+    if asked.hint_sub and asked.hint_sub != session.uuid:
+        # OIDC Core §3.1.2.1: whom the id_token_hint names has not logged in, but somebody else.
+        return _back(ctx, asked, {"error": "login_required", "error_description": "Another user has logged in."}, kept)
     if box["p"] and request.path != "/ui/oauth2/consent":
         shown_page = ask(ctx, asked, session, asked.client_id)
         shown_page.headers += kept
