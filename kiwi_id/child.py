@@ -27,7 +27,7 @@ log = Log("child")
 output_log = Log("kanidmd")
 
 FIRST_POLL = 0.02
-SLOWEST_POLL = 0.08
+SLOWEST_POLL = 0.04
 LONG_LIFE = 1.0
 FIRST_BACKOFF = 0.1
 SLOWEST_BACKOFF = 30.0
