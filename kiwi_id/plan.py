@@ -21,7 +21,7 @@ from kiwi_id.proxy import listener
 
 log = Log("supervisor")
 
-Waiter = Callable[[], Awaitable[None]]
+Waiter = Callable[[], Awaitable[bool]]
 
 # Certificate and keys are looked at this often, seconds: the one is renewed a month ahead, the others live for weeks.
 RENEWAL_CHECK = 3600.0

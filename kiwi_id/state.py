@@ -38,6 +38,7 @@ _ALLOWED: dict[ChildState, frozenset[ChildState]] = {
 }
 # An unhealthy child is still asked: it may be slow only, and a slow answer is worth more than a refusal.
 _SERVING = frozenset({_S.READY, _S.UNHEALTHY})
+_OVER = frozenset({_S.STOPPING, _S.FAILED})
 
 
 class ChildStatus:
@@ -56,7 +57,8 @@ class ChildStatus:
         self.since = time.time()
         self.on_exit: list[Callable[[], None]] = []
         self.on_change: list[Callable[[], None]] = []
-        self._serving = trio.Event()
+        self._changed = trio.Event()
+        self._over = False
 
     @property
     def serving(self) -> bool:
@@ -69,19 +71,25 @@ class ChildStatus:
         if new not in _ALLOWED[old]:
             raise RuntimeError(f"cannot move the child from {old.value} to {new.value}: {reason}")
         self.state, self.since = new, time.time()
-        if self.serving:
-            self._serving.set()
-        elif self._serving.is_set():
-            self._serving = trio.Event()
+        # Sticky: whoever waits may look only after the next transition, from failed to stopped.
+        self._over = self._over or new in _OVER
+        self._changed.set()
+        self._changed = trio.Event()
         level = log.warn if new in (_S.UNHEALTHY, _S.BACKOFF) else log.error if new is _S.FAILED else log.info
         level("child " + new.value, reason=reason, was=old.value, pid=self.pid, **fields)
         for callback in self.on_change:
             callback()
 
-    async def wait_serving(self) -> None:
-        """Wait until requests can be sent to the child. Bound it with a cancel scope: it may never happen."""
+    async def wait_serving(self) -> bool:
+        """Wait until requests can be sent to the child and return True; return False as soon as it is over for good.
+
+        Bound it with a cancel scope: neither may come for a long time.
+        """
         while not self.serving:
-            await self._serving.wait()
+            if self._over:
+                return False
+            await self._changed.wait()
+        return True
 
     def ended(self) -> None:
         """Tell everyone who holds something of the child's (connections) that this life of it is over."""

@@ -191,7 +191,8 @@ class Supervisor:
         await self.plan.keep_fresh(lambda: self.config, self.status.wait_serving, self.signals.request_reload)
 
     async def _announce(self) -> None:
-        await self.status.wait_serving()
+        if not await self.status.wait_serving():
+            return
         log.info("ready", version=__version__, upstream_version=self.status.version, tested=self.status.tested)
         if not self.status.tested:
             log.warn("this kanidmd was not tested with this Kiwi ID", upstream_version=self.status.version)

@@ -41,8 +41,7 @@ async def watch(
     child task has deadlines of its own for these.
     """
     task_status.started()
-    while True:
-        await status.wait_serving()
+    while await status.wait_serving():
         life = status.pid
         healthy_at = trio.current_time()
         while status.serving and status.pid == life:

@@ -8,7 +8,7 @@ import trio
 
 from kiwi_id.proxy.connection import Settings
 from kiwi_id.proxy.exchange import Exchange
-from kiwi_id.state import ChildState, ChildStatus
+from kiwi_id.state import ChildStatus
 
 # What a client is told to wait before it tries again, seconds: a restart of kanidmd takes less than one.
 RETRY_AFTER = 2
@@ -30,14 +30,14 @@ class Gate:
         if self._status.serving:
             return
         limits = self._settings().limits
-        if self.waiting >= limits.gate_requests or self._status.state in (ChildState.STOPPING, ChildState.FAILED):
+        if self.waiting >= limits.gate_requests:
             raise Shut
         self.waiting += 1
         began = trio.current_time()
         try:
             with trio.move_on_after(limits.gate_timeout):
-                await exchange.attended(self._status.wait_serving)
-                return
+                if await exchange.attended(self._status.wait_serving):
+                    return
         finally:
             self.waiting -= 1
             exchange.notes["waited_ms"] = round((trio.current_time() - began) * 1000)

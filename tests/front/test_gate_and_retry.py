@@ -69,6 +69,18 @@ async def test_waiting_has_an_end(front: Front) -> None:
     assert b"tries again by itself" in reply.body
 
 
+async def test_waiting_ends_when_kanidmd_is_given_up(front: Front) -> None:
+    """A request that waits is refused as soon as the child has failed for good, and does not wait out its time."""
+    await down(front)
+    client = await front.connect()
+    await client.send(GET)
+    await waiting(front, 1)
+    front.status.transition(ChildState.FAILED, "test")
+    front.status.transition(ChildState.STOPPED, "test")
+    with trio.fail_after(5):
+        assert (await client.reply()).status == 503
+
+
 async def test_only_so_many_wait(front: Front) -> None:
     """Beyond gate_requests a request is refused at once, those that wait are served."""
     front.limit(gate_requests=2)
