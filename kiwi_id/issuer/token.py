@@ -82,7 +82,8 @@ async def _code(ctx: Context, form: Mapping[str, str], who: Credentials, memory:
         raise OAuthError("invalid_grant", "The code is not known, or too old.") from None
     if box["c"] != who.client_id:
         raise OAuthError("invalid_grant", "The code was issued to another client.")
-    if form.get("redirect_uri", box["r"]) != box["r"]:
+    # RFC 6749 §4.1.3 wants it there; OAuth 2.1 does without it, where PKCE binds the code to who asked for it.
+    if form.get("redirect_uri", box["r"] if box["h"] else "") != box["r"]:
         raise OAuthError("invalid_grant", "The redirect_uri is not the one of the authorization request.")
     _check_pkce(box["h"], form.get("code_verifier", ""))
     free, used = memory.claim_code(code, lifetime=CODE_MEMORY)

@@ -161,6 +161,8 @@ class OAuth2:
         if secret is None:
             form = {**form, "client_id": client_id}
         else:
+            if ":" in client_id + secret:  # Kanidm cuts at the second colon (parse_basic_authz), and would take what is left
+                return 401, {}
             # Not form-encoded within, against RFC 6749 §2.3.1: Kanidm takes the halves as they are.
             pair = base64.b64encode(f"{client_id}:{secret}".encode())
             headers.append((b"authorization", b"Basic " + pair))

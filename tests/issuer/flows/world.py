@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -102,16 +103,17 @@ class World:
         """Return a new request of ``client`` (by default the demo's confidential one)."""
         return Asked(client or self.demo, extra=dict(extra))
 
-    async def admin(self, rest: Kanidm) -> Kanidm:
-        """Sign in as the administrator."""
-        self.note(await rest.login("idm_admin", self.admin_password))
-        return rest
+    @asynccontextmanager
+    async def rest_as_admin(self) -> AsyncIterator[Kanidm]:
+        """A REST client signed in as the administrator of people and clients."""
+        async with self.instance.rest() as rest:
+            self.note(await rest.login("idm_admin", self.admin_password))
+            yield rest
 
     async def person(self, name: str) -> Person:
         """Make a person who may use all clients."""
         person = Person(name, "marble-thistle-cascade-92")
-        async with self.instance.rest() as rest:
-            await self.admin(rest)
+        async with self.rest_as_admin() as rest:
             await rest.create_person(name, name.title(), mail=[f"{name}@example.com"])
             await rest.add_members("kiwi_users", name)
             await rest.set_password(name, person.password)

@@ -1,0 +1,393 @@
+"""The token endpoint: who may exchange what, how often, and what is said to whom may not."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import jwt
+import pytest
+import trio
+
+from kiwi_id.issuer import keys
+from kiwi_id.issuer.box import Sealer
+from kiwi_id.issuer.replay import Memory
+from tests.issuer.flows.tab import Asked, Client, arrived
+from tests.issuer.flows.world import ALICE, BOB, World
+
+FORM = {"content-type": "application/x-www-form-urlencoded"}
+
+
+def refused(answer: httpx.Response, error: str, status: int = 400) -> bool:
+    """Tell whether this is an error as RFC 6749 §5.2 has it, and nothing of it may be cached."""
+    assert answer.headers["content-type"] == "application/json", answer.text
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["pragma"] == "no-cache"
+    assert set(answer.json()) == {"error", "error_description"}
+    if answer.status_code == 401:
+        assert answer.headers["www-authenticate"].startswith("Basic realm=")
+    assert (answer.status_code, answer.json()["error"]) == (status, error), answer.text
+    return True
+
+
+def encoded(text: str) -> str:
+    """Encode every character, as RFC 6749 §2.3.1 allows and some clients do."""
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+def basic(name: str, secret: str) -> dict[str, str]:
+    return {"authorization": "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()}
+
+
+@pytest.mark.parametrize("how", ["basic", "basic, encoded", "basic, lower case", "basic and client_id", "post"])
+async def test_client_authentication(world: World, how: str) -> None:
+    """A confidential client names itself by Basic, form-encoded within or not, or in the form; the answer is cached nowhere."""
+    secret = world.demo.secret or ""
+    form: dict[str, str] = {}
+    headers = basic("kiwi-demo", secret)
+    if how == "basic, encoded":
+        headers = basic(encoded("kiwi-demo"), encoded(secret))
+    elif how == "basic, lower case":
+        headers = {"authorization": headers["authorization"].replace("Basic", "basic")}
+    elif how == "basic and client_id":
+        form = {"client_id": "kiwi-demo"}
+    elif how == "post":
+        form, headers = {"client_id": "kiwi-demo", "client_secret": secret}, {}
+    async with world.tab() as tab:
+        asked = world.asked()
+        came = await tab.log_in(asked, ALICE)
+        form |= {
+            "grant_type": "authorization_code",
+            "code": came.parameters["code"],
+            "redirect_uri": asked.client.redirect_uri,
+            "code_verifier": asked.verifier,
+        }
+        answer = await tab.post("/oauth2/token", form, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["pragma"] == "no-cache"
+        assert answer.headers["access-control-allow-origin"] == "*"
+        got = answer.json()
+        assert (got["token_type"], got["expires_in"]) == ("Bearer", 900)
+        assert set(got) == {"access_token", "token_type", "expires_in", "scope", "refresh_token", "id_token"}
+
+
+async def test_the_request_of_the_mission(world: World) -> None:
+    """A public client without PKCE gets tokens for grant_type, code, redirect_uri and client_id and nothing else."""
+    async with world.tab() as tab:
+        asked = world.asked(world.public, code_challenge=None, code_challenge_method=None)
+        came = await tab.log_in(asked, BOB)
+        form = {
+            "grant_type": "authorization_code",
+            "code": came.parameters["code"],
+            "redirect_uri": world.public.redirect_uri,
+            "client_id": world.public.client_id,
+        }
+        answer = await tab.post("/oauth2/token", form)
+        assert answer.status_code == 200, answer.text
+        claims = world.verified(answer.json()["id_token"], audience=world.public.client_id)
+        assert (claims["preferred_username"], claims["nonce"]) == ("bob@localhost", asked.nonce)
+        await tab.assert_alive(world.public, answer.json())
+
+
+async def test_refused_clients_may_try_again(world: World) -> None:
+    """Wrong, missing, doubled or unreadable credentials are refused, and use up neither the code nor the refresh token."""
+    async with world.tab() as tab:
+        asked = world.asked()
+        came = await tab.log_in(asked, ALICE)
+        code = {
+            "grant_type": "authorization_code",
+            "code": came.parameters["code"],
+            "redirect_uri": asked.client.redirect_uri,
+            "code_verifier": asked.verifier,
+        }
+        secret = world.demo.secret or ""
+
+        async def check(form: dict[str, str]) -> None:
+            for headers in (
+                basic("kiwi-demo", "wrong-secret"),
+                basic("kiwi-demo", ""),
+                basic("kiwi-demo", secret + ":"),
+                basic("nobody", secret),
+                basic("KIWI-DEMO", secret),
+                basic("", ""),
+                {"authorization": "Basic"},
+                {"authorization": "Basic ???"},
+                {"authorization": "Basic " + base64.b64encode(b"\xff\xfe:x").decode()},
+            ):
+                answer = await tab.post("/oauth2/token", form, headers=headers)
+                if answer.status_code == 400:  # another client's name beside this one's code
+                    assert refused(answer, "invalid_grant")
+                    continue
+                assert refused(answer, "invalid_client", 401)
+            assert refused(await tab.post("/oauth2/token", form), "invalid_client", 401)
+            assert refused(await tab.post("/oauth2/token", {**form, "client_id": "kiwi-demo"}), "invalid_client", 401)
+            wrong = {**form, "client_id": "kiwi-demo", "client_secret": "wrong-secret"}
+            assert refused(await tab.post("/oauth2/token", wrong), "invalid_client", 401)
+            twice = {**form, "client_secret": secret}
+            assert refused(await tab.post("/oauth2/token", twice, headers=basic("kiwi-demo", secret)), "invalid_request")
+            other = {**form, "client_id": "flow-other"}
+            assert refused(await tab.post("/oauth2/token", other, headers=basic("kiwi-demo", secret)), "invalid_request")
+
+        await check(code)
+        tokens = await tab.post("/oauth2/token", code, world.demo)
+        assert tokens.status_code == 200
+        await check({"grant_type": "refresh_token", "refresh_token": tokens.json()["refresh_token"]})
+        assert (await tab.refresh(world.demo, tokens.json()["refresh_token"])).status_code == 200
+
+
+async def test_malformed_requests(world: World) -> None:
+    """Missing, unknown and repeated parameters have their own errors; another method is 405; OPTIONS is for browsers."""
+    async with world.tab() as tab:
+        demo = world.demo
+        assert refused(await tab.post("/oauth2/token", {"code": "x"}, demo), "invalid_request")
+        assert refused(await tab.post("/oauth2/token", {"grant_type": "authorization_code"}, demo), "invalid_request")
+        assert refused(await tab.post("/oauth2/token", {"grant_type": "refresh_token"}, demo), "invalid_request")
+        assert refused(await tab.post("/oauth2/token", {"grant_type": "password"}, demo), "unsupported_grant_type")
+        twice = "grant_type=refresh_token&grant_type=refresh_token&refresh_token=x"
+        answer = await tab.http.post("/oauth2/token", content=twice, headers=FORM, auth=demo.auth)
+        assert refused(answer, "invalid_request")
+        for junk in ("junk", "kiwi-", "kiwi-" + "A" * 200, "kiwi-" + "A" * 30000, "kiwi-ü"):
+            form = {"grant_type": "authorization_code", "code": junk, "redirect_uri": demo.redirect_uri}
+            assert refused(await tab.post("/oauth2/token", form, demo), "invalid_grant")
+            assert refused(await tab.refresh(demo, junk), "invalid_grant")
+        preflight = await tab.http.options("/oauth2/token", headers={"origin": "https://spa.example"})
+        assert preflight.status_code == 204
+        assert preflight.headers["access-control-allow-origin"] == "*"
+        assert "POST" in preflight.headers["access-control-allow-methods"]
+        assert "authorization" in preflight.headers["access-control-allow-headers"]
+
+
+# -- codes ----------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_code_works_once(world: World) -> None:
+    """The second use of a code is refused, and ends the session that the first one gave (RFC 6749 §4.1.2)."""
+    async with world.tab() as tab:
+        asked = world.asked()
+        came = await tab.log_in(asked, ALICE)
+        tokens = (await tab.redeem(asked, came)).json()
+        bystander = await tab.more_tokens(world.asked())
+        await tab.assert_alive(world.demo, tokens)
+        assert refused(await tab.redeem(asked, came), "invalid_grant")
+        await tab.assert_dead(world.demo, tokens)
+        await tab.assert_alive(world.demo, bystander)
+        assert refused(await tab.redeem(asked, came), "invalid_grant")
+
+
+async def test_a_code_sent_twice_at_once(world: World) -> None:
+    """Of ten exchanges of one code at the same moment at most one gets tokens."""
+    async with world.tab() as tab:
+        asked = world.asked()
+        came = await tab.log_in(asked, ALICE)
+        statuses: list[int] = []
+
+        async def redeem() -> None:
+            statuses.append((await tab.redeem(asked, came)).status_code)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(redeem)
+        assert sorted(statuses) == [200] + [400] * 9
+
+
+async def test_a_code_is_bound(world: World) -> None:
+    """A code is good for its own client and its own redirect URI only; what was refused so can still be exchanged properly."""
+    async with world.tab() as tab:
+        asked = world.asked()
+        came = await tab.log_in(asked, ALICE)
+        as_other = Asked(Client(world.other.client_id, world.other.secret, asked.client.redirect_uri), verifier=asked.verifier)
+        assert refused(await tab.redeem(as_other, came), "invalid_grant")
+        as_public = Asked(Client(world.public.client_id, None, asked.client.redirect_uri), verifier=asked.verifier)
+        assert refused(await tab.redeem(as_public, came), "invalid_grant")
+        for uri in ("https://app.localhost/callback/", "https://evil.example/", "x", world.other.redirect_uri):
+            assert refused(await tab.redeem(asked, came, redirect_uri=uri), "invalid_grant")
+        assert (await tab.redeem(asked, came)).status_code == 200
+
+
+async def test_redirect_uri_may_be_left_out_with_pkce_only(world: World) -> None:
+    """RFC 6749 §4.1.3 wants the redirect_uri again, OAuth 2.1 does not: without it only where PKCE binds the code."""
+    async with world.tab() as tab:
+        asked = world.asked()
+        assert (await tab.redeem(asked, await tab.log_in(asked, ALICE), redirect_uri=None)).status_code == 200
+        plain = world.asked(code_challenge=None, code_challenge_method=None)
+        came = arrived(await tab.authorize(plain))
+        assert refused(await tab.redeem(plain, came, redirect_uri=None), "invalid_grant")
+        assert (await tab.redeem(plain, came)).status_code == 200
+
+
+async def test_an_old_code(world: World) -> None:
+    """A code that has expired is refused, and so is a box that was sealed for another purpose."""
+    places = world.places
+    key_set = keys.load(places.jwt_private_key, places.jwt_public_key, places.config.parent / "none")
+    codes, states = Sealer("authorization code", key_set), Sealer("authorization state", key_set)
+    async with world.tab() as tab:
+        asked = world.asked()
+        came = await tab.log_in(asked, ALICE)
+        box = codes.open(came.parameters["code"].removeprefix("kiwi-"))
+        for code in (codes.seal(box, lifetime=-1), states.seal(box, lifetime=60)):
+            came.parameters["code"] = "kiwi-" + code
+            assert refused(await tab.redeem(asked, came), "invalid_grant")
+        came.parameters["code"] = "kiwi-" + codes.seal(box, lifetime=60)
+        assert (await tab.redeem(asked, came)).status_code == 200
+
+
+# -- PKCE -----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["demo", "public", "other", "app"])
+async def test_pkce(world: World, which: str) -> None:
+    """With a challenge only the right verifier gets tokens, and a wrong or missing one does not use the code up."""
+    async with world.tab() as tab:
+        asked = world.asked(getattr(world, which))
+        came = await tab.log_in(asked, ALICE)
+        for verifier in (None, "", "short", asked.challenge, "x" * 43, asked.verifier + "x", "ü" * 43, asked.verifier[:-1] + "*"):
+            assert refused(await tab.redeem(asked, came, code_verifier=verifier), "invalid_grant")
+        assert (await tab.redeem(asked, came)).status_code == 200
+
+
+@pytest.mark.parametrize("which", ["demo", "public", "other", "app"])
+async def test_without_pkce(world: World, which: str) -> None:
+    """Any client may do without PKCE, whatever Kanidm demands of it; a verifier from nowhere is refused (RFC 9700 §2.1.1)."""
+    async with world.tab() as tab:
+        asked = world.asked(getattr(world, which), code_challenge=None, code_challenge_method=None)
+        came = await tab.log_in(asked, ALICE)
+        assert refused(await tab.redeem(asked, came, code_verifier=asked.verifier), "invalid_grant")
+        assert (await tab.redeem(asked, came)).status_code == 200
+
+
+async def test_require_pkce(world: World) -> None:
+    """A client with require_pkce in config.toml is refused without a challenge, logged in or not, and served with one."""
+    async with world.tab() as tab:
+        bare = {"code_challenge": None, "code_challenge_method": None}
+        for turn in range(2):
+            came = arrived(await tab.authorize(world.asked(world.strict, **bare)))
+            assert came.parameters["error"] == "invalid_request"
+            assert "PKCE" in came.parameters["error_description"]
+            if turn == 0:
+                asked = world.asked(world.strict)
+                assert (await tab.redeem(asked, await tab.log_in(asked, ALICE))).status_code == 200
+
+
+# -- refresh --------------------------------------------------------------------------------------------------------------------
+
+
+async def test_refresh_rotates(world: World) -> None:
+    """A refresh gives new tokens of the same login: sub, sid, auth_time stay, nonce too; the newest refresh token goes on."""
+    async with world.tab() as tab:
+        asked = world.asked()
+        first = await tab.tokens(asked, ALICE)
+        claims = world.verified(first["id_token"])
+        before = first
+        for _ in range(3):
+            answer = await tab.refresh(world.demo, before["refresh_token"])
+            assert answer.status_code == 200, answer.text
+            after = answer.json()
+            assert after["refresh_token"] != before["refresh_token"]
+            assert after["access_token"] != before["access_token"]
+            now = world.verified(after["id_token"])
+            for name in ("sub", "sid", "auth_time", "aud", "azp", "iss", "nonce"):
+                assert now[name] == claims[name], name
+            await tab.assert_alive(world.demo, after)
+            before = after
+
+
+async def test_same_refresh_twice(world: World) -> None:
+    """A refresh token that a racing client sends several times at once, or again a moment later, gets the very same answer."""
+    async with world.tab() as tab:
+        tokens = await tab.tokens(world.asked(), ALICE)
+        answers: list[Any] = []
+
+        async def refresh() -> None:
+            answer = await tab.refresh(world.demo, tokens["refresh_token"])
+            assert answer.status_code == 200, answer.text
+            answers.append(answer.json())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(refresh)
+        await refresh()
+        assert all(answer == answers[0] for answer in answers)
+        await tab.assert_alive(world.demo, answers[0])
+        # Who else has the token gets nothing from that memory.
+        assert refused(await tab.refresh(Client("kiwi-demo", "wrong-secret", ""), tokens["refresh_token"]), "invalid_client", 401)
+        assert refused(await tab.refresh(world.other, tokens["refresh_token"]), "invalid_grant")
+        assert refused(await tab.refresh(world.public, tokens["refresh_token"]), "invalid_grant")
+        await tab.assert_alive(world.demo, answers[0])
+
+
+async def test_reuse_after_the_grace_ends_the_session(world: World) -> None:
+    """A refresh token that comes again once the grace is over is taken for stolen: everything of its session is dead."""
+    async with world.tab() as tab:
+        tokens = await tab.tokens(world.asked(), ALICE)
+        await trio.sleep(1.1)  # Kanidm tells old from new by whole seconds
+        newer = (await tab.refresh(world.demo, tokens["refresh_token"])).json()
+        bystander = await tab.more_tokens(world.asked())
+        await trio.sleep(11)
+        await tab.assert_alive(world.demo, newer)
+        assert refused(await tab.refresh(world.demo, tokens["refresh_token"]), "invalid_grant")
+        await tab.assert_dead(world.demo, newer)
+        await tab.assert_alive(world.demo, bystander)
+
+
+def test_the_memory_of_refreshes_ends() -> None:
+    """Within the window all share one record; after it the token is asked about anew; other credentials share nothing."""
+    memory = Memory()
+    first, record = memory.join_refresh("token", "client", window=60)
+    assert first
+    assert memory.join_refresh("token", "client", window=60) == (False, record)
+    assert memory.join_refresh("token", "somebody else", window=60)[0]
+    memory = Memory()
+    assert memory.join_refresh("token", "client", window=-1)[0]
+    assert memory.join_refresh("token", "client", window=-1)[0]
+
+
+async def test_narrowed_scope(world: World) -> None:
+    """A refresh may ask for less, and gets tokens and claims of that only; it may not ask for more (RFC 6749 §6)."""
+    async with world.tab() as tab:
+        tokens = await tab.tokens(world.asked(scope="openid email"), ALICE)
+        assert refused(await tab.refresh(world.demo, tokens["refresh_token"], scope="openid email groups"), "invalid_scope")
+        narrow = (await tab.refresh(world.demo, tokens["refresh_token"], scope="openid")).json()
+        assert narrow["scope"] == "openid"
+        assert "email" in world.verified(tokens["id_token"])
+        for token in (narrow["id_token"], narrow["access_token"]):
+            assert "email" not in world.verified(token)
+        assert "email" not in (await tab.userinfo(narrow["access_token"])).json()
+
+
+# -- client credentials ---------------------------------------------------------------------------------------------------------
+
+
+async def test_client_credentials(world: World) -> None:
+    """A client gets a JWT for itself, without refresh or ID token or claims; introspection knows it, revocation ends it."""
+    async with world.tab() as tab:
+        answer = await tab.post("/oauth2/token", {"grant_type": "client_credentials"}, world.demo)
+        assert answer.status_code == 200, answer.text
+        got = answer.json()
+        assert not {"refresh_token", "id_token"} & set(got)
+        assert jwt.get_unverified_header(got["access_token"])["typ"] == "at+jwt"
+        claims = world.verified(got["access_token"])
+        assert (claims["sub"], claims["client_id"], claims["aud"]) == ("kiwi-demo",) * 3
+        assert not {"auth_time", "sid", "email", "groups", "name"} & set(claims)
+        told = await tab.introspect(world.demo, got["access_token"])
+        assert (told["active"], told["client_id"], told["sub"]) == (True, "kiwi-demo", "kiwi-demo")
+        userinfo = await tab.userinfo(got["access_token"])
+        assert userinfo.status_code == 403
+        assert 'error="insufficient_scope"' in userinfo.headers["www-authenticate"]
+        assert (await tab.post("/oauth2/revoke", {"token": got["access_token"]}, world.demo)).status_code == 200
+        assert await tab.introspect(world.demo, got["access_token"]) == {"active": False}
+
+
+async def test_client_credentials_refused(world: World) -> None:
+    """Not for a public client, not with a wrong secret, not for scopes that the client does not have, not in capitals."""
+    async with world.tab() as tab:
+        form = {"grant_type": "client_credentials"}
+        assert refused(await tab.post("/oauth2/token", form, world.public), "unauthorized_client")
+        assert refused(await tab.post("/oauth2/token", form, headers=basic("kiwi-demo", "wrong")), "invalid_client", 401)
+        assert refused(await tab.post("/oauth2/token", {**form, "scope": "openid"}, world.demo), "invalid_scope")
+        headers = basic("KIWI-DEMO", world.demo.secret or "")
+        assert refused(await tab.post("/oauth2/token", form, headers=headers), "invalid_client", 401)
+        headers = basic(quote("kiwi-demo/../x", safe=""), "y")
+        assert refused(await tab.post("/oauth2/token", form, headers=headers), "invalid_client", 401)
