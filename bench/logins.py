@@ -1,0 +1,174 @@
+"""Whole logins per second through Kiwi ID's issuer beside the same straight at Kanidm's native issuer, in one run.
+
+    python -m bench.logins [--upstream-bin PATH] [--rounds 3] [--seconds 4] [--concurrency 4 16] [--key rsa] [--plain] [--json FILE]
+
+One kanidmd serves both: as Kiwi ID's child through the front, and asked directly. The load process is the same, contenders take
+turns in each round, figures are medians over the rounds. Two kinds of login: *password* types it each time (login page to
+userinfo), *live* has a session (authorize, token, userinfo). CPU is user and system time of a process, from /proc/PID/stat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from bench.front import ROOT, cpu_seconds, free_port
+from bench.login_load import Job
+from bench.start import until_200
+from kiwi_id import demo, devserver
+from kiwi_id.instance.keys import KINDS
+from kiwi_id.instance.layout import Options, Places, create
+from kiwi_id.kanidm import server_toml
+from kiwi_id.kanidm.admin import recover_account
+from kiwi_id.kanidm.pin import client_context
+from kiwi_id.kanidm.rest import Kanidm
+from kiwi_id.values import Address
+
+WANTED = {"password": 0.95, "live": 0.5}
+PASSWORD = "orchard-lantern-voyage-73"  # noqa: S105 - of people that live as long as this program
+
+
+def find_kanidmd(option: str | None, directory: Path) -> tuple[Path, str]:
+    """Return the kanidmd to use and its version; the stand-in when there is no real one."""
+    for candidate in (option, os.environ.get("KIWI_TEST_KANIDMD"), "/opt/upstream/bin/kanidmd"):
+        if candidate and Path(candidate).exists():
+            path = Path(candidate).absolute()
+            break
+    else:
+        path = directory / "kanidmd"
+        devserver.install(path)
+        print("The stand-in answers for kanidmd: these figures mean nothing, but the program runs.")
+    return path, subprocess.check_output([path, "version"], text=True, stderr=subprocess.DEVNULL).split()[1]
+
+
+@contextlib.contextmanager
+def running(directory: Path, kanidmd: Path, args: argparse.Namespace) -> Iterator[tuple[dict[str, Any], int, int, int]]:
+    """Run Kiwi ID; yield what both contenders' jobs share, the upstream's port, and the process ids of Kiwi ID and kanidmd."""
+    front, upstream = free_port(), free_port()
+    options = Options(
+        listen=Address("127.0.0.1", front),
+        upstream=Address("127.0.0.1", upstream),
+        upstream_bin=kanidmd,
+        key_type=args.key,
+        listener_tls=not args.plain,
+    )
+    create(directory / "instance", options)
+    places = Places.under(directory / "instance")
+    kiwi = [sys.executable, *args.python.split(), "-m", "kiwi_id"]
+    with (directory / "kiwi.log").open("wb") as log:
+        process = subprocess.Popen([*kiwi, "run", "--config", str(places.config)], cwd=ROOT, stdout=log, stderr=log)
+    try:
+        until_200(process, front, "/readyz", tls=not args.plain)
+        secret = trio.run(_provision, server_toml.load(places.upstream_config), upstream, max(args.concurrency))
+        status = [sys.executable, "-m", "kiwi_id", "status", "--json", "--config", str(places.config)]
+        pid: int = json.loads(subprocess.check_output(status, cwd=ROOT))["upstream"]["pid"]
+        shared = {
+            "client_id": "kiwi-demo",
+            "secret": secret,
+            "redirect_uri": demo.REDIRECT_URI,
+            "people": [[f"person{index}", PASSWORD] for index in range(max(args.concurrency))],
+            "seconds": args.seconds,
+        }
+        yield {**shared, "port": front, "tls": not args.plain, "kiwi": True}, upstream, process.pid, pid
+    finally:
+        process.terminate()
+        process.wait(40)
+
+
+async def _provision(server: server_toml.ServerToml, upstream: int, people: int) -> str:
+    made = await demo.provision(server, f"https://127.0.0.1:{upstream}")
+    password = await recover_account(server.admin_socket, "idm_admin")
+    async with Kanidm(f"https://127.0.0.1:{upstream}", client_context(server.tls_chain)) as kanidm:
+        await kanidm.login("idm_admin", password)
+        for index in range(people):
+            await kanidm.create_person(f"person{index}", f"Person {index}", mail=[f"person{index}@example.com"])
+            await kanidm.set_password(f"person{index}", PASSWORD)
+            await kanidm.add_members("kiwi_users", f"person{index}")
+    assert made.clients[0].secret
+    return made.clients[0].secret
+
+
+def measure(job: Job, kiwi: int, kanidmd: int) -> dict[str, Any]:
+    """Run one job in the load process; return its figures, with the CPU milliseconds that each process spent on a login."""
+    before = cpu_seconds(kiwi), cpu_seconds(kanidmd)
+    load = [sys.executable, "-m", "bench.login_load"]
+    output = subprocess.run(load, cwd=ROOT, input=json.dumps(asdict(job)).encode(), stdout=subprocess.PIPE, check=True)
+    result: dict[str, Any] = json.loads(output.stdout)
+    # What comes before the measured time (one or two logins for each person) is counted in; it is small beside the rest.
+    logins = result["logins"] + job.concurrency * (2 if job.live else 1)
+    return {
+        "per_second": result["logins"] / result["seconds"],
+        "kiwi_ms": (cpu_seconds(kiwi) - before[0]) / logins * 1000,
+        "kanidmd_ms": (cpu_seconds(kanidmd) - before[1]) / logins * 1000,
+        **{f"step {name}": value for name, value in result["steps"].items()},
+    }
+
+
+def show(title: str, native: dict[str, float], kiwi: dict[str, float]) -> None:
+    """Print one comparison."""
+    print(f"\n{title}")
+    print(f"  {'':16}{'logins/s':>9}{'CPU ms/login: Kiwi ID':>23}{'kanidmd':>9}")
+    for name, row in (("native", native), ("Kiwi ID", kiwi)):
+        print(f"  {name:16}{row['per_second']:9.1f}{row['kiwi_ms']:23.2f}{row['kanidmd_ms']:9.2f}")
+    print("  step, median ms " + "".join(f"{key[5:]:>12}" for key in kiwi if key.startswith("step ")))
+    for name, row in (("native", native), ("Kiwi ID", kiwi)):
+        cells = (f"{row[key] / 1000:12.2f}" if key in row else f"{'-':>12}" for key in kiwi if key.startswith("step "))
+        print(f"  {name:16}" + "".join(cells))
+
+
+def main() -> None:
+    """Run both in turn and print what came out."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--upstream-bin")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--kinds", nargs="+", choices=tuple(WANTED), default=list(WANTED))
+    parser.add_argument("--key", choices=KINDS, help="kind of the signing key (default: that of kiwi-id init)")
+    parser.add_argument("--plain", action="store_true", help="no TLS towards the client; kanidmd has no such choice")
+    parser.add_argument("--python", default="", help="options of the Python that runs Kiwi ID, such as '-m cProfile -o FILE'")
+    parser.add_argument("--json", metavar="FILE")
+    args = parser.parse_args()
+    rounds: dict[tuple[str, int, str], list[dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory(prefix="kiwi-bench-") as name:
+        directory = Path(name)
+        kanidmd, version = find_kanidmd(args.upstream_bin, directory)
+        with running(directory, kanidmd, args) as (kiwi, upstream, kiwi_pid, kanidmd_pid):
+            native = {**kiwi, "port": upstream, "tls": True, "kiwi": False}
+            for _ in range(args.rounds):
+                for kind in args.kinds:
+                    for concurrency in args.concurrency:
+                        for who, job in (("native", native), ("Kiwi ID", kiwi)):
+                            one = Job(**job, live=kind == "live", concurrency=concurrency)
+                            rounds.setdefault((kind, concurrency, who), []).append(measure(one, kiwi_pid, kanidmd_pid))
+    table = {key: {name: statistics.median(one[name] for one in results) for name in results[0]} for key, results in rounds.items()}
+    side = "HTTP" if args.plain else "TLS"
+    print(f"kanidmd {version}, client side of Kiwi ID {side}, key {args.key or 'default'}, median of {args.rounds}")
+    ratios = []
+    for kind in args.kinds:
+        for concurrency in args.concurrency:
+            first, second = table[kind, concurrency, "native"], table[kind, concurrency, "Kiwi ID"]
+            show(f"{kind}, {concurrency} at once", first, second)
+            ratios.append((kind, concurrency, second["per_second"] / first["per_second"]))
+    print("\nlogins/s, Kiwi ID / native")
+    for kind, concurrency, ratio in ratios:
+        print(f"  {kind:9} {concurrency:3} at once  {ratio:5.2f}  (wanted: {WANTED[kind]:.2f})")
+    if args.json:
+        rows = {f"{kind} {concurrency} {who}": row for (kind, concurrency, who), row in table.items()}
+        Path(args.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
