@@ -79,8 +79,10 @@ async def _confirmed(ctx: Context, request: Request, parameters: dict[str, str],
         return page(200, "Still signed in", "<p>Nothing was changed. You can close this page.</p>")
     bearer = request.cookie("bearer")
     session = await ctx.kanidm.session(bearer)
-    if session is None or session.session_id != asked:
+    if session is None:
         return _done(back, [])
+    if session.session_id != asked:
+        return mistake("You are signed in differently now", "Go back to the application and sign out again.")
     return await _end(ctx, request, session, bearer, back, deliver)
 
 

@@ -7,6 +7,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
+import jwt
 import trio
 
 
@@ -45,13 +46,20 @@ class Receiver:
             queue = self.answers.get(path)
             return queue.pop(0) if queue else 200
 
-    async def wait(self, path: str, count: int, seconds: float = 20.0) -> list[str]:
-        """Wait until ``count`` tokens have come to a path; return all that came."""
+    def of(self, sid: str) -> dict[str, list[str]]:
+        """Return the tokens of one session by path: a late one of an earlier test is none of them."""
+        with self._lock:
+            unchecked = {"verify_signature": False}
+            kept = {path: [t for t in got if jwt.decode(t, options=unchecked)["sid"] == sid] for path, got in self.got.items()}
+        return {path: got for path, got in kept.items() if got}
+
+    async def wait(self, path: str, count: int, sid: str, seconds: float = 20.0) -> list[str]:
+        """Wait until ``count`` tokens of a session have come to a path; return all that came."""
         deadline = time.monotonic() + seconds
-        while len(self.got.get(path, [])) < count:
-            assert time.monotonic() < deadline, f"{len(self.got.get(path, []))} instead of {count} logout tokens at {path}"
+        while len(found := self.of(sid).get(path, [])) < count:
+            assert time.monotonic() < deadline, f"{len(found)} instead of {count} logout tokens at {path}"
             await trio.sleep(0.02)
-        return list(self.got[path])
+        return found
 
     def clear(self) -> None:
         """Forget everything."""
