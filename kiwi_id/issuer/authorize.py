@@ -289,7 +289,7 @@ def send_to_kanidm(ctx: Context, asked: Asked, *, refused: Session | None) -> Re
 def make_code(ctx: Context, asked: Asked, location: str, session: Session) -> str:
     """Return our code around Kanidm's, which ``location`` holds. Raises OAuthError when Kanidm gave none."""
     parts = urlsplit(location)
-    code = parse_qs(parts.query or parts.fragment).get("code", [""])[0]
+    code = parse_qs(parts.query or parts.fragment).get("code", [""])[-1]
     if not code:
         raise OAuthError("server_error", "Kanidm gave no code.")
     box = {

@@ -28,6 +28,10 @@ class NotOurs(Exception):
     """Not a box of this instance and purpose, changed on its way, or too old."""
 
 
+class TooOld(NotOurs):
+    """A box of this instance and purpose, unchanged, but past its lifetime."""
+
+
 class Sealer:
     """Seals and opens boxes for one purpose with the keys of a set."""
 
@@ -52,7 +56,7 @@ class Sealer:
         return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
     def open(self, text: str) -> dict[str, Any]:
-        """Return what was sealed. Raises NotOurs."""
+        """Return what was sealed. Raises NotOurs, and TooOld when it is ours but too old."""
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415
 
         try:
@@ -66,7 +70,7 @@ class Sealer:
             raise NotOurs from None
         content: dict[str, Any] = json.loads(zlib.decompress(plain[1:]) if plain[:1] == _DEFLATED else plain[1:])
         if content.pop("exp") < time.time():
-            raise NotOurs
+            raise TooOld
         return content
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlsplit
 
 from kiwi_id.issuer.authorize import PREFIX, STATE_COOKIE, Asked, make_code, send_to_kanidm
-from kiwi_id.issuer.box import NotOurs
+from kiwi_id.issuer.box import NotOurs, TooOld
 from kiwi_id.issuer.consent import ask, remember_client
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, redirect
@@ -26,14 +26,21 @@ async def intercept(ctx: Context, request: Request, location: str, kept: list[He
     """
     parts = urlsplit(location)
     parameters = parse_qs(parts.query or parts.fragment)
+    too_long = mistake("This sign-in took too long", "Go back to the application and sign in again.")
     try:
-        box = ctx.states.open(parameters.get("state", [""])[0].removeprefix(PREFIX))
-        if box.get("k"):
-            box["s"] = ctx.states.open(request.cookie(STATE_COOKIE + box["k"]))["s"]
-            gone = f"{STATE_COOKIE}{box['k']}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax"
-            kept = [*kept, (b"set-cookie", gone.encode())]
+        # The last one: from Kanidm 1.6 on, a redirect URI keeps a query of its own, which may have a state, too.
+        box = ctx.states.open(parameters.get("state", [""])[-1].removeprefix(PREFIX))
+    except TooOld:
+        return too_long
     except NotOurs:
-        return mistake("This sign-in took too long", "Go back to the application and sign in again.")
+        return None  # a client of Kanidm's own issuers, whose state begins as ours do
+    if box.get("k"):
+        try:
+            box["s"] = ctx.states.open(request.cookie(STATE_COOKIE + box["k"]))["s"]
+        except NotOurs:
+            return too_long
+        gone = f"{STATE_COOKIE}{box['k']}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax"
+        kept = [*kept, (b"set-cookie", gone.encode())]
     asked = Asked.from_box(box)
     session = await ctx.kanidm.session(request.cookie("bearer"))
     if session is None:
