@@ -200,16 +200,15 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
     # Read, not yet believed: what follows from it is either a login, or an answer for which Kanidm has checked this very session.
     session = read_session(bearer) or await ctx.kanidm.session(bearer)
     anew = session is not None and _must_log_in(asked, session)
-    if session is not None and not anew:
-        if "consent" in asked.prompt:
-            return consent.ask(ctx, asked, session, asked.client_id)
-        result = await ctx.kanidm.authorise(asked.kanidm_parameters(), bearer)
-    else:
-        result = await ctx.kanidm.authorise(asked.kanidm_parameters())
+    usable = session is not None and not anew
+    result = await ctx.kanidm.authorise(asked.kanidm_parameters(), bearer if usable else "")
     if isinstance(result, Invalid):
         return _bad_redirect(asked.redirect_uri)
     if isinstance(result, Denied):
         raise OAuthError("access_denied", "This user may not use this application, or not with these scopes.")
+    if usable and session is not None and "consent" in asked.prompt and isinstance(result, Granted | NeedsConsent):
+        # Only now, when Kanidm knows session and redirect URI: a refusal, too, is sent to that address.
+        return consent.ask(ctx, asked, session, asked.client_id)
     if isinstance(result, Granted) and session is not None:
         return finish(ctx, asked, result.location, session, request)
     if "none" in asked.prompt:
@@ -271,7 +270,7 @@ def send_to_kanidm(ctx: Context, asked: Asked, *, refused: Session | None) -> Re
             raise OAuthError("invalid_request", f"The state is longer than {_LONGEST_PARKED} characters.")
         # What does not fit beside the rest of Kanidm's cookie rides in one of our own.
         park = secrets.token_urlsafe(6)
-        parked = ctx.states.seal({"s": asked.state}, lifetime=STATE_LIFETIME)
+        parked = ctx.parked.seal({"s": asked.state}, lifetime=STATE_LIFETIME)
         cookie = f"{STATE_COOKIE}{park}={parked}; Path=/; Max-Age={int(STATE_LIFETIME)}; Secure; HttpOnly; SameSite=Lax"
         headers.append((b"set-cookie", cookie.encode()))
         state = PREFIX + ctx.states.seal({**box, "s": None, "k": park}, lifetime=STATE_LIFETIME)

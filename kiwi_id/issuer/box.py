@@ -15,12 +15,15 @@ import time
 import zlib
 from typing import Any
 
+from kiwi_id.issuer.http import OAuthError
 from kiwi_id.issuer.keys import KeySet
 
 # The first bytes of the key's thumbprint tell which key to try; they say no more than the published key set does.
 _HINT = 4
 _NONCE = 12
 _MOST = 16384
+# Sealing refuses what is larger, and opening stops there: a box that we did not make must not blow up even if its key were known.
+_MOST_PLAIN = 65536
 _PLAIN, _DEFLATED = b"\x00", b"\x01"
 
 
@@ -47,13 +50,16 @@ class Sealer:
         self._current = _hint(keys.current.kid)
 
     def seal(self, content: dict[str, Any], *, lifetime: float) -> str:
-        """Return ``content`` (JSON types) sealed for ``lifetime`` seconds, as URL-safe text."""
+        """Return ``content`` (JSON types) sealed for ``lifetime`` seconds, as URL-safe text. Raises OAuthError: too large."""
         plain = json.dumps({**content, "exp": int(time.time() + lifetime)}, separators=(",", ":")).encode()
         packed = zlib.compress(plain, 6)
         body = _DEFLATED + packed if len(packed) < len(plain) else _PLAIN + plain
         nonce = os.urandom(_NONCE)
         data = self._current + nonce + self._ciphers[self._current].encrypt(nonce, body, self._current)
-        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        text = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        if len(text) > _MOST or len(plain) > _MOST_PLAIN:
+            raise OAuthError("invalid_request", "The request is too long: shorten state, redirect_uri, nonce or scope.")
+        return text
 
     def open(self, text: str) -> dict[str, Any]:
         """Return what was sealed. Raises NotOurs, and TooOld when it is ours but too old."""
@@ -64,14 +70,28 @@ class Sealer:
             if len(raw) > _MOST:
                 raise NotOurs
             data = base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True)
+            # One spelling only: base64 has several for the same bytes, and a used code must not pass for a new one in another.
+            if base64.urlsafe_b64encode(data).rstrip(b"=") != raw:
+                raise NotOurs
             hint, nonce, body = data[:_HINT], data[_HINT : _HINT + _NONCE], data[_HINT + _NONCE :]
             plain = self._ciphers[hint].decrypt(nonce, body, hint)
         except (KeyError, ValueError, binascii.Error, InvalidTag):
             raise NotOurs from None
-        content: dict[str, Any] = json.loads(zlib.decompress(plain[1:]) if plain[:1] == _DEFLATED else plain[1:])
+        content: dict[str, Any] = json.loads(_inflated(plain[1:]) if plain[:1] == _DEFLATED else plain[1:])
         if content.pop("exp") < time.time():
             raise TooOld
         return content
+
+
+def _inflated(packed: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(packed, _MOST_PLAIN)
+    except zlib.error:
+        raise NotOurs from None
+    if not inflater.eof:
+        raise NotOurs
+    return plain
 
 
 def _hint(kid: str) -> bytes:

@@ -36,7 +36,7 @@ async def intercept(ctx: Context, request: Request, location: str, kept: list[He
         return None  # a client of Kanidm's own issuers, whose state begins as ours do
     if box.get("k"):
         try:
-            box["s"] = ctx.states.open(request.cookie(STATE_COOKIE + box["k"]))["s"]
+            box["s"] = ctx.parked.open(request.cookie(STATE_COOKIE + box["k"]))["s"]
         except NotOurs:
             return too_long
         gone = f"{STATE_COOKIE}{box['k']}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax"
@@ -71,7 +71,7 @@ def _back(ctx: Context, asked: Asked, content: dict[str, str], headers: list[Hea
         url = target(asked.redirect_uri, asked.mode, parameters)
     else:
         box = {"r": asked.redirect_uri, "m": asked.mode, "p": parameters}
-        url = "/oauth2/continue?box=" + ctx.pages.seal(box, lifetime=HAND_OVER_LIFETIME)
+        url = "/oauth2/continue?box=" + ctx.hand_overs.seal(box, lifetime=HAND_OVER_LIFETIME)
     # Kanidm's pages send their forms by htmx, which goes where HX-Redirect says.
     return redirect(url, (b"hx-redirect", url.encode()), *headers)
 
@@ -79,7 +79,7 @@ def _back(ctx: Context, asked: Asked, content: dict[str, str], headers: list[Hea
 async def go_on(ctx: Context, request: Request) -> Response:
     """Answer ``/oauth2/continue``: the page between Kanidm's consent form and a relying party that a redirect cannot reach."""
     try:
-        box = ctx.pages.open(request.parameters().get("box", ""))
+        box = ctx.hand_overs.open(request.parameters().get("box", ""))
         return hand_over(box["r"], box["m"], box["p"])
-    except (NotOurs, OAuthError, KeyError):
+    except (NotOurs, OAuthError):
         return mistake("This page is too old", "Go back to the application and sign in again.")

@@ -32,7 +32,7 @@ _WORDS = {
 
 def ask(ctx: Context, asked: Asked, session: Session, client_name: str) -> Response:
     """Return the page that asks the user; its form comes back to :func:`decide`."""
-    box = ctx.pages.seal({**asked.to_box(), "i": session.session_id}, lifetime=PAGE_LIFETIME)
+    box = ctx.consents.seal({**asked.to_box(), "i": session.session_id}, lifetime=PAGE_LIFETIME)
     items = "\n".join(f"<li>{html.escape(_WORDS.get(scope, scope))}</li>" for scope in asked.scope.split())
     content = (
         f"<p><strong>{html.escape(client_name)}</strong> asks to see:</p>\n<ul>\n{items}\n</ul>\n"
@@ -54,7 +54,7 @@ async def decide(ctx: Context, request: Request) -> Response:
 
     try:
         form = request.parameters()
-        box = ctx.pages.open(form.get("box", ""))
+        box = ctx.consents.open(form.get("box", ""))
     except (OAuthError, NotOurs):
         return mistake("This page is too old", "Go back to the application and sign in again.")
     asked = Asked.from_box(box)

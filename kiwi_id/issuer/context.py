@@ -30,20 +30,26 @@ class Context:
     clients: Mapping[str, ClientSettings]
     kanidm: OAuth2
     states: Sealer = field(init=False)
+    parked: Sealer = field(init=False)
     codes: Sealer = field(init=False)
     tokens: Sealer = field(init=False)
     refreshes: Sealer = field(init=False)
-    pages: Sealer = field(init=False)
+    consents: Sealer = field(init=False)
+    logouts: Sealer = field(init=False)
+    hand_overs: Sealer = field(init=False)
     sessions: Sealer = field(init=False)
     _known: OrderedDict[str, tuple[float, Client | None]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         """Derive a sealer for each purpose, so that a box of one can never be passed off as another's."""
         self.states = Sealer("authorization state", self.keys)
+        self.parked = Sealer("parked state", self.keys)
         self.codes = Sealer("authorization code", self.keys)
         self.tokens = Sealer("access token", self.keys)
         self.refreshes = Sealer("refresh token", self.keys)
-        self.pages = Sealer("page", self.keys)
+        self.consents = Sealer("consent page", self.keys)
+        self.logouts = Sealer("logout page", self.keys)
+        self.hand_overs = Sealer("page between", self.keys)
         self.sessions = Sealer("clients of a browser session", self.keys)
 
     def settings(self, client_id: str) -> ClientSettings:

@@ -87,7 +87,10 @@ class KeySet:
 
         The algorithm is the key's, never the token's (RFC 8725 §3.1); ``aud`` is the caller's to check.
         """
-        header = jwt.get_unverified_header(token)
+        try:
+            header = jwt.get_unverified_header(token)
+        except RecursionError:  # brackets by the thousand; not every PyJWT catches it
+            raise jwt.InvalidTokenError("not a token of this issuer") from None
         public, alg = self._public.get(header.get("kid", ""), (None, ""))
         if public is None or header.get("typ") != typ or "crit" in header:
             raise jwt.InvalidTokenError("not a token of this issuer, or not of this type")

@@ -59,7 +59,7 @@ async def log_out(ctx: Context, request: Request, deliver: Deliver) -> Response:
     # The hint must be of this very session: an old ID token of somebody else's proves nothing about who sits here now.
     if hint.get("sub") == session.uuid and hint.get("sid", session.session_id) == session.session_id:
         return await _end(ctx, request, session, bearer, back, deliver)
-    box = ctx.pages.seal({"i": session.session_id, "b": back}, lifetime=PAGE_LIFETIME)
+    box = ctx.logouts.seal({"i": session.session_id, "b": back}, lifetime=PAGE_LIFETIME)
     content = (
         f"<p>You are signed in as <strong>{html.escape(session.spn)}</strong>.</p>\n"
         f'<form method="post" action="/oauth2/logout">\n<input type="hidden" name="box" value="{box}">\n'
@@ -71,9 +71,9 @@ async def log_out(ctx: Context, request: Request, deliver: Deliver) -> Response:
 
 async def _confirmed(ctx: Context, request: Request, parameters: dict[str, str], deliver: Deliver) -> Response:
     try:
-        box = ctx.pages.open(parameters["box"])
+        box = ctx.logouts.open(parameters["box"])
         asked, back = box["i"], box["b"]
-    except (NotOurs, KeyError):
+    except NotOurs:
         raise OAuthError("invalid_request", "This page is too old. Please sign out again.") from None
     if parameters.get("decision") != "yes":
         return page(200, "Still signed in", "<p>Nothing was changed. You can close this page.</p>")

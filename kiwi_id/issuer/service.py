@@ -12,6 +12,7 @@ from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import CORS, Header, OAuthError, Request, Response, json_response
 from kiwi_id.issuer.logout import Deliver, Notice
 from kiwi_id.issuer.replay import Memory
+from kiwi_id.issuer.responses import mistake
 from kiwi_id.issuer.tokens import open_access, open_refresh
 
 _Handler = Callable[[Request], Awaitable[Response]]
@@ -86,14 +87,21 @@ class Service:
             return Response(204, [CORS, *_PREFLIGHT])
         method = "GET" if request.method == "HEAD" else request.method
         if method not in route.methods:
-            allow: Header = (b"allow", ", ".join(sorted(route.methods)).encode())
+            answered = route.methods | ({"HEAD"} if "GET" in route.methods else set()) | ({"OPTIONS"} if route.cors else set())
+            allow: Header = (b"allow", ", ".join(sorted(answered)).encode())
             error = {"error": "invalid_request", "error_description": f"{request.path} does not answer {request.method[:16]}."}
             return json_response(405, error, allow)
-        return await route.handler(request)
+        try:
+            return await route.handler(request)
+        except OAuthError as error:  # where a page is answered and no redirect can be made of it any more
+            return mistake("This request cannot be answered", error.description)
 
     async def returning(self, request: Request, location: str, kept: list[Header]) -> Response | None:
         """See :func:`kiwi_id.issuer.callback.intercept`."""
-        return await callback.intercept(self._ctx, request, location, kept)
+        try:
+            return await callback.intercept(self._ctx, request, location, kept)
+        except OAuthError as error:
+            return mistake("This sign-in request cannot be answered", error.description)
 
     async def before_kanidm_logout(self, request: Request) -> list[Notice]:
         """Return the notices to deliver once Kanidm's own logout page has ended the session of this request."""

@@ -190,13 +190,15 @@ def read_session(bearer: str) -> Session | None:
         return None
     try:
         return _session(json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4))))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
 def _session(uat: dict[str, Any]) -> Session:
-    name = uat.get("displayname") or ""
-    return Session(uat["session_id"], uat["uuid"], uat["spn"], name, int(uat["issued_at"]), uat.get("expiry"))
+    session_id, uuid, spn, name = uat["session_id"], uat["uuid"], uat["spn"], uat.get("displayname") or ""
+    for text in (session_id, uuid, spn, name):
+        text.encode()  # a cookie may hold anything: what is no text, or half a surrogate pair, could not be shown or sealed
+    return Session(session_id, uuid, spn, name, int(uat["issued_at"]), uat.get("expiry"))
 
 
 def _json(answer: Answer) -> dict[str, Any]:

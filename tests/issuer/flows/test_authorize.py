@@ -386,7 +386,7 @@ async def test_wrong_methods(world: World) -> None:
         for method in ("PUT", "DELETE", "PATCH"):
             answer = await tab.http.request(method, "/oauth2/authorize")
             assert answer.status_code == 405
-            assert answer.headers["allow"] == "GET, POST"
+            assert answer.headers["allow"] == "GET, HEAD, POST"
         head = await tab.http.request("HEAD", "/oauth2/authorize", params=world.asked().parameters)
         assert (head.status_code, head.content) == (303, b"")
 
