@@ -34,7 +34,12 @@ class UpstreamPin:
 
     def prepare(self, chain: Path) -> Callable[[], None]:
         """Read the chain anew (it may be another file) and return the function that puts it in force. Raises ConfigError."""
-        leaf = ssl.PEM_cert_to_DER_cert(read_chain(chain)[0])
+        try:
+            leaf = ssl.PEM_cert_to_DER_cert(read_chain(chain)[0])
+        except ValueError:  # base64 that is none, which OpenSSL has not seen yet
+            fix = "Restore the file, or remove it and run 'kiwi-id init'."
+            problem = Problem(str(chain), "", "a first certificate that cannot be read", "PEM certificates", fix)
+            raise ConfigError([problem]) from None
         # kanidmd changes its certificate some moments after us, or refuses to: until then the old one is still presented.
         leaves = (leaf, *(old for old in self._leaves[:1] if old != leaf))
         context = client_context(chain, extra=leaves)
