@@ -26,7 +26,7 @@ async def intercept(ctx: Context, request: Request, location: str, kept: list[He
     """
     parts = urlsplit(location)
     parameters = parse_qs(parts.query or parts.fragment)
-    too_long = mistake("This sign-in took too long", "Go back to the application and sign in again.")
+    too_long = mistake("This sign-in took too long", "Go back to the application and sign in again.", ours=True)
     try:
         # The last one: from Kanidm 1.6 on, a redirect URI keeps a query of its own, which may have a state, too.
         box = ctx.states.open(parameters.get("state", [""])[-1].removeprefix(PREFIX))
@@ -82,4 +82,4 @@ async def go_on(ctx: Context, request: Request) -> Response:
         box = ctx.hand_overs.open(request.parameters().get("box", ""))
         return hand_over(box["r"], box["m"], box["p"])
     except (NotOurs, OAuthError):
-        return mistake("This page is too old", "Go back to the application and sign in again.")
+        return mistake("This page is too old", "Go back to the application and sign in again.", ours=True)

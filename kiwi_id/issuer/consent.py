@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from kiwi_id.issuer.box import NotOurs
 from kiwi_id.issuer.context import Context
@@ -33,13 +34,14 @@ _WORDS = {
 def ask(ctx: Context, asked: Asked, session: Session, client_name: str) -> Response:
     """Return the page that asks the user; its form comes back to :func:`decide`."""
     box = ctx.consents.seal({**asked.to_box(), "i": session.session_id}, lifetime=PAGE_LIFETIME)
+    host = urlsplit(asked.redirect_uri).netloc or asked.redirect_uri
     items = "\n".join(f"<li>{html.escape(_WORDS.get(scope, scope))}</li>" for scope in asked.scope.split())
     content = (
         f"<p><strong>{html.escape(client_name)}</strong> asks to see:</p>\n<ul>\n{items}\n</ul>\n"
-        f'<form method="post" action="/oauth2/consent">\n<input type="hidden" name="box" value="{box}">\n'
+        f'<form class="choice" method="post" action="/oauth2/consent">\n<input type="hidden" name="box" value="{box}">\n'
         '<button class="yes" name="decision" value="allow">Allow</button>\n'
         '<button name="decision" value="refuse">Refuse</button>\n</form>\n'
-        f'<p class="note">Signed in as {html.escape(session.spn)}</p>'
+        f'<p class="note">You are signed in as {html.escape(session.spn)}, and will go on to {html.escape(host)}.</p>'
     )
     # The form is answered with a redirect to the relying party, against which browsers hold form-action, too.
     return page(200, "Consent required", content, form_action="'self' https: http:")
@@ -56,12 +58,12 @@ async def decide(ctx: Context, request: Request) -> Response:
         form = request.parameters()
         box = ctx.consents.open(form.get("box", ""))
     except (OAuthError, NotOurs):
-        return mistake("This page is too old", "Go back to the application and sign in again.")
+        return mistake("This page is too old", "Go back to the application and sign in again.", ours=True)
     asked = Asked.from_box(box)
     bearer = request.cookie("bearer")
     session = await ctx.kanidm.session(bearer)
     if session is None or session.session_id != box["i"]:
-        return mistake("You are signed in differently now", "Go back to the application and sign in again.")
+        return mistake("You are signed in differently now", "Go back to the application and sign in again.", ours=True)
     if form.get("decision") != "allow":
         content = {"error": "access_denied", "error_description": "The user refused."}
         return authorization_response(ctx, asked.redirect_uri, asked.mode, asked.state, content)

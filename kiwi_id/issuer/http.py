@@ -159,16 +159,24 @@ _PAGE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 1rem/1.5 system-ui, sans-serif; color: #1c2b1f; background: #f6f8f4; margin: 0;
+:root {{ color-scheme: light dark;
+  --text: #1c2b1f; --quiet: #56655a; --page: #eef2ec; --card: #fff; --line: #d5dfd4; --kiwi: #2f6b3c; }}
+@media (prefers-color-scheme: dark) {{ :root {{
+  --text: #e3ebe4; --quiet: #a3b3a7; --page: #111612; --card: #1a221c; --line: #36443a; --kiwi: #9fd3aa; }} }}
+* {{ box-sizing: border-box; }}
+body {{ font: 1rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0; padding: 1rem;
   display: grid; place-items: center; min-height: 100vh; }}
-main {{ max-width: 34rem; padding: 2rem; }}
-h1 {{ font-size: 1.4rem; }}
-button {{ font: inherit; padding: .5rem 1.2rem; margin-right: .6rem; border: 1px solid #2f6b3c; border-radius: .4rem;
-  background: #fff; color: #2f6b3c; cursor: pointer; }}
-button.yes {{ background: #2f6b3c; color: #fff; }}
-p.note {{ color: #66756a; font-size: .85rem; }}
-@media (prefers-color-scheme: dark) {{ body {{ color: #e3ebe4; background: #161c17; }} p.note {{ color: #93a397; }}
-  button {{ background: #161c17; color: #9fd3aa; border-color: #9fd3aa; }} button.yes {{ background: #9fd3aa; color: #161c17; }} }}
+main {{ width: 100%; max-width: 27rem; padding: 1.5rem 2rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: .8rem; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.4rem; line-height: 1.25; margin: .5rem 0 1rem; }}
+ul {{ padding-left: 1.3rem; }}
+.choice {{ display: flex; flex-wrap: wrap; gap: .6rem; margin: 1.5rem 0 1rem; }}
+button {{ font: inherit; flex: 1 1 8rem; min-height: 2.75rem; padding: .5rem 1rem; border: 1px solid var(--kiwi);
+  border-radius: .4rem; background: var(--card); color: var(--kiwi); cursor: pointer; }}
+button.yes {{ background: var(--kiwi); color: var(--card); font-weight: 600; }}
+a {{ color: var(--kiwi); }}
+:focus-visible {{ outline: 3px solid var(--kiwi); outline-offset: 3px; }}
+p.note {{ color: var(--quiet); font-size: .875rem; }}
 </style>
 </head>
 <body><main>

@@ -62,7 +62,7 @@ async def log_out(ctx: Context, request: Request, deliver: Deliver) -> Response:
     box = ctx.logouts.seal({"i": session.session_id, "b": back}, lifetime=PAGE_LIFETIME)
     content = (
         f"<p>You are signed in as <strong>{html.escape(session.spn)}</strong>.</p>\n"
-        f'<form method="post" action="/oauth2/logout">\n<input type="hidden" name="box" value="{box}">\n'
+        f'<form class="choice" method="post" action="/oauth2/logout">\n<input type="hidden" name="box" value="{box}">\n'
         '<button class="yes" name="decision" value="yes">Sign out</button>\n'
         '<button name="decision" value="no">Stay signed in</button>\n</form>'
     )
@@ -74,7 +74,7 @@ async def _confirmed(ctx: Context, request: Request, parameters: dict[str, str],
         box = ctx.logouts.open(parameters["box"])
         asked, back = box["i"], box["b"]
     except NotOurs:
-        raise OAuthError("invalid_request", "This page is too old. Please sign out again.") from None
+        return mistake("This page is too old", "Nothing was changed. Please sign out again.", ours=True)
     if parameters.get("decision") != "yes":
         return page(200, "Still signed in", "<p>Nothing was changed. You can close this page.</p>")
     bearer = request.cookie("bearer")
@@ -82,7 +82,7 @@ async def _confirmed(ctx: Context, request: Request, parameters: dict[str, str],
     if session is None:
         return _done(back, [])
     if session.session_id != asked:
-        return mistake("You are signed in differently now", "Go back to the application and sign out again.")
+        return mistake("You are signed in differently now", "Go back to the application and sign out again.", ours=True)
     return await _end(ctx, request, session, bearer, back, deliver)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Header, Response, page, redirect
 
 MODES = ("query", "fragment", "form_post")
 
+_GOING_ON = "Back to the application"
 _SUBMIT = "document.forms[0].submit()"
 _SUBMIT_HASH = base64.b64encode(hashlib.sha256(_SUBMIT.encode()).digest()).decode()
 
@@ -44,11 +45,17 @@ def form_post(redirect_uri: str, parameters: dict[str, str], *headers: Header) -
         f'<input type="hidden" name="{html.escape(name)}" value="{html.escape(value)}">' for name, value in parameters.items()
     )
     content = (
-        f'<form method="post" action="{html.escape(redirect_uri)}">\n{fields}\n'
-        '<p>You are signed in. If nothing happens by itself:</p>\n<button class="yes" type="submit">Continue</button>\n</form>'
+        f'{_going_to(redirect_uri)}\n<form class="choice" method="post" action="{html.escape(redirect_uri)}">\n{fields}\n'
+        '<button class="yes" type="submit">Continue</button>\n</form>'
     )
     # Not narrower: browsers hold the relying party's own redirects after the post against this policy, too.
-    return page(200, "Signing you in", content, *headers, form_action="https: http:", script=_SUBMIT, script_hash=_SUBMIT_HASH)
+    return page(200, _GOING_ON, content, *headers, form_action="https: http:", script=_SUBMIT, script_hash=_SUBMIT_HASH)
+
+
+def _going_to(redirect_uri: str) -> str:
+    """Say where the browser goes: with a code or, as well, with the news that the user refused."""
+    parts = urlsplit(redirect_uri)
+    return f"<p>Going on to <strong>{html.escape(parts.netloc or parts.scheme)}</strong>. If nothing happens by itself:</p>"
 
 
 def hand_over(redirect_uri: str, mode: str, parameters: dict[str, str], *headers: Header) -> Response:
@@ -60,14 +67,19 @@ def hand_over(redirect_uri: str, mode: str, parameters: dict[str, str], *headers
     if mode == "form_post":
         return form_post(redirect_uri, parameters, *headers)
     url = target(redirect_uri, mode, parameters)
-    content = f'<p>You are signed in. If nothing happens by itself: <a href="{html.escape(url)}">continue</a>.</p>'
-    return page(200, "Signing you in", content, (b"refresh", b"0; url=" + url.encode()), *headers)
+    content = f'{_going_to(redirect_uri)}\n<p><a href="{html.escape(url)}">Continue</a></p>'
+    return page(200, _GOING_ON, content, (b"refresh", b"0; url=" + url.encode()), *headers)
 
 
-def mistake(title: str, message: str, status: int = 400) -> Response:
-    """Return the page for a request that must not be redirected: its client or redirect URI is not to be trusted."""
-    content = (
-        f'<p>{html.escape(message)}</p>\n<p class="note">You were sent here by an application whose request cannot be answered. '
-        "Nothing is wrong with your account; please tell whoever runs that application.</p>"
-    )
+def mistake(title: str, message: str, status: int = 400, *, ours: bool = False) -> Response:
+    """Return the page for a request that must not be redirected: its client or redirect URI is not to be trusted.
+
+    ``ours``: not the application's fault, and ``message`` says what to do.
+    """
+    content = f"<p>{html.escape(message)}</p>"
+    if not ours:
+        content += (
+            '\n<p class="note">You were sent here by an application whose request cannot be answered. '
+            "Nothing is wrong with your account; please tell whoever runs that application.</p>"
+        )
     return page(status, title, content)
