@@ -19,6 +19,7 @@ COMMANDS = {
     "init": "write a working instance: configuration, certificates, keys, pin",
     "check": "tell everything that would stop a start",
     "pin": "record the version and checksum of the kanidmd found here",
+    "keys": "list, generate, rotate and retire signing keys",
     "reload": "ask a running Kiwi ID to reload its configuration",
     "status": "show what a running Kiwi ID is doing",
     "health": "probe a running Kiwi ID; for container health checks",

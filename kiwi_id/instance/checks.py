@@ -18,7 +18,7 @@ from typing import Any, Literal
 from kiwi_id import compatibility, config, control
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
-from kiwi_id.instance import certs, keys
+from kiwi_id.instance import certs
 from kiwi_id.instance.layout import SOCKET_PATH_MAX
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.server_toml import ServerToml
@@ -61,7 +61,7 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
         findings += _report("server.toml", server_toml.check_against(server, instance), warned, ok)
     findings += _binary(instance, server, allow_untested)
     private, public = instance.jwt_private_key, instance.jwt_public_key
-    findings += _report("signing keys", keys.check_pair(private, public), [], f"{private}, {public.name}")
+    findings += _report("signing keys", _signing_keys(instance), [], f"{private}, {public.name}")
     if instance.tls_cert and instance.tls_key:
         findings += _tls("listener TLS", instance.tls_cert, instance.tls_key, now, dates=True)
     if server:
@@ -78,6 +78,16 @@ def running(control_socket: Path) -> dict[str, Any] | None:
     except control.NotRunning:
         return None
     return answer if isinstance(answer, dict) and answer.get("ok") is True else None
+
+
+def _signing_keys(instance: Config) -> list[Problem]:
+    from kiwi_id.issuer.keys import load  # noqa: PLC0415 - PyJWT and cryptography
+
+    try:
+        load(instance.jwt_private_key, instance.jwt_public_key, instance.keys_dir, prove=True)
+    except ConfigError as error:
+        return error.problems
+    return []
 
 
 def _wrong(area: str, problems: list[Problem], status: Status = "wrong") -> list[Finding]:

@@ -122,7 +122,15 @@ def load(private: Path, public: Path, directory: Path, *, prove: bool = False) -
             others.append(key)
     if problems or current is None:
         raise ConfigError(problems)
-    return KeySet(current, others)
+    return KeySet(current, _each_once(others))
+
+
+def _each_once(others: list[Key]) -> list[Key]:
+    """Keep one of the files of each key: *retired* before *next*, for it must not sign again, and the latest of several."""
+    found: dict[str, Key] = {}
+    for key in sorted(others, key=lambda key: (key.state is KeyState.RETIRED, key.since)):
+        found[key.kid] = key
+    return list(found.values())
 
 
 def _files(directory: Path) -> list[tuple[Path, re.Match[str]]]:
