@@ -131,12 +131,13 @@ async def _refresh(ctx: Context, form: Mapping[str, str], who: Credentials, memo
         asked["scope"] = form["scope"]
     key = f"{who.client_id}\0{who.secret}\0{form.get('scope')}"
     first, record = memory.join_refresh(sent, key, window=REFRESH_GRACE)
-    if not first:
-        with trio.move_on_after(REFRESH_GRACE):
+    while not first:
+        with trio.fail_after(REFRESH_GRACE):
             await record.done.wait()
-        if record.answer is None:
-            raise OAuthError("invalid_grant", "The refresh token could not be used.")
-        return record.answer
+        if record.answer is not None:
+            return record.answer
+        # The first to ask got no answer, perhaps only because kanidmd was just restarted: one of those who waited asks again.
+        first, record = memory.join_refresh(sent, key, window=REFRESH_GRACE)
     try:
         answer = await _ask(ctx, asked, who)
         record.answer = tokens.issue(ctx, who.client_id, answer, refresh.login)

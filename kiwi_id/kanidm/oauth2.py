@@ -149,6 +149,8 @@ class OAuth2:
     async def userinfo(self, client_id: str, token: str) -> dict[str, Any] | None:
         """Return the claims behind an access token, or None when its session has ended."""
         answer = await self._call("GET", f"/oauth2/openid/{quote(client_id, safe='')}/userinfo", _bearer(token))
+        if answer.status >= 500:  # says nothing of the session
+            raise Surprise(f"status {answer.status} from userinfo")
         return _json(answer) if answer.status == 200 else None
 
     async def log_out(self, bearer: str) -> list[Header]:

@@ -232,7 +232,8 @@ def is_our_consent(page: httpx.Response) -> bool:
 def is_mistake(page: httpx.Response) -> bool:
     """Tell whether this is the page for a request that must not be redirected, and redirects nowhere."""
     led = {"location", "refresh", "hx-redirect"} & set(page.headers)
-    return page.status_code == 400 and not led and "cannot be answered" in page.text and "<form" not in page.text
+    ours = page.headers.get("content-security-policy", "").startswith("default-src 'none'") and "<form" not in page.text
+    return page.status_code == 400 and not led and ours
 
 
 def field_of(page: httpx.Response, name: str) -> str:
@@ -249,7 +250,7 @@ def arrived(answer: httpx.Response) -> Arrived:
     assert answer.status_code == 200, show(answer)
     if "refresh" in answer.headers:
         return _arrived(answer.headers["refresh"].removeprefix("0; url="), "page")
-    action = re.search(r'<form method="post" action="([^"]+)"', answer.text)
+    action = re.search(r'<form[^>]* method="post" action="([^"]+)"', answer.text)
     assert action, show(answer)
     fields = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', answer.text)
     return Arrived(html.unescape(action[1]), "form_post", {html.unescape(k): html.unescape(v) for k, v in fields})

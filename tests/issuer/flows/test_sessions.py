@@ -39,7 +39,8 @@ async def test_userinfo(world: World) -> None:
         claims = world.verified(tokens["id_token"])
         told = answers[0].json()
         assert {"sub", "name", "preferred_username", "email", "email_verified", "groups"} <= set(told)
-        assert all(claims[name] == value for name, value in told.items())
+        told.pop("updated_at", None)  # Kanidm 1.10 counts each login as a change of the account
+        assert told == {name: claims[name] for name in told}
         preflight = await tab.http.options("/oauth2/userinfo", headers={"origin": "https://spa.example"})
         assert preflight.status_code == 204
 

@@ -205,11 +205,10 @@ async def test_forged_tokens(world: World) -> None:
             f"{confused}.{mac}",
             f"{head}.{body}.{signature[:-8]}AAAAAAAA",
             claims["kiwi"],
-            "",
             "a.b.c",
         ):
             answer = await tab.userinfo(forged)
             assert answer.status_code == 401, forged
             assert answer.headers["www-authenticate"].startswith("Bearer realm=")
-            if forged not in ("", tokens["refresh_token"]):  # the latter is a live token, only not for userinfo
+            if forged != tokens["refresh_token"]:  # that one is a live token, only not for userinfo
                 assert await tab.introspect(world.demo, forged) == {"active": False}
