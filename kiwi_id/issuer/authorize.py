@@ -28,8 +28,8 @@ from kiwi_id.kanidm.oauth2 import Denied, Granted, Invalid, NeedsConsent, NeedsL
 STATE_LIFETIME = 1800.0
 # Kanidm's codes live 60 s (oauth2.rs:1276).
 CODE_LIFETIME = 60.0
-# Kanidm's cookie holds our state, and browsers drop cookies over 4,096 bytes: measured, 2,000 characters are safe.
-LONGEST_STATE = 1900
+# Kanidm puts the whole request into a cookie, and browsers drop cookies over 4,096 bytes: measured, this long a target makes 3,922.
+LONGEST_TARGET = 2800
 _LONGEST_PARKED = 2600
 PREFIX = "kiwi-"
 STATE_COOKIE = "__Host-kiwi-state-"
@@ -264,8 +264,8 @@ def send_to_kanidm(ctx: Context, asked: Asked, *, refused: Session | None) -> Re
     box = asked.to_box()
     if refused is not None:
         box |= {"t": int(time.time()), "i": refused.session_id}
-    state = PREFIX + ctx.states.seal(box, lifetime=STATE_LIFETIME)
-    if len(state) > LONGEST_STATE and asked.state:
+    target = _kanidm_target(asked, PREFIX + ctx.states.seal(box, lifetime=STATE_LIFETIME))
+    if len(target) > LONGEST_TARGET and asked.state:
         if len(asked.state) > _LONGEST_PARKED:
             raise OAuthError("invalid_request", f"The state is longer than {_LONGEST_PARKED} characters.")
         # What does not fit beside the rest of Kanidm's cookie rides in one of our own.
@@ -273,16 +273,18 @@ def send_to_kanidm(ctx: Context, asked: Asked, *, refused: Session | None) -> Re
         parked = ctx.parked.seal({"s": asked.state}, lifetime=STATE_LIFETIME)
         cookie = f"{STATE_COOKIE}{park}={parked}; Path=/; Max-Age={int(STATE_LIFETIME)}; Secure; HttpOnly; SameSite=Lax"
         headers.append((b"set-cookie", cookie.encode()))
-        state = PREFIX + ctx.states.seal({**box, "s": None, "k": park}, lifetime=STATE_LIFETIME)
-    if len(state) > LONGEST_STATE:
+        target = _kanidm_target(asked, PREFIX + ctx.states.seal({**box, "s": None, "k": park}, lifetime=STATE_LIFETIME))
+    if len(target) > LONGEST_TARGET:
         raise OAuthError("invalid_request", "The request is too long: shorten redirect_uri, nonce or scope.")
-    parameters = {**asked.kanidm_parameters(), "state": state}
-    if asked.login_hint:
-        parameters["login_hint"] = asked.login_hint
     if refused is not None:
         cookie = f"bearer=; Path=/; Domain={ctx.domain}; Max-Age=0; Secure; HttpOnly; SameSite=Lax"
         headers.append((b"set-cookie", cookie.encode()))
-    return redirect("/ui/oauth2?" + urlencode(parameters), *headers)
+    return redirect(target, *headers)
+
+
+def _kanidm_target(asked: Asked, state: str) -> str:
+    hint = {"login_hint": asked.login_hint} if asked.login_hint else {}
+    return "/ui/oauth2?" + urlencode({**asked.kanidm_parameters(), "state": state, **hint})
 
 
 def make_code(ctx: Context, asked: Asked, location: str, session: Session) -> str:

@@ -71,7 +71,11 @@ async def decide(ctx: Context, request: Request) -> Response:
     if isinstance(result, NeedsConsent):
         result = await ctx.kanidm.permit(result.token, bearer)
     if isinstance(result, NeedsLogin):  # ended while the page was open
-        return send_to_kanidm(ctx, asked, refused=session)
+        try:
+            return send_to_kanidm(ctx, asked, refused=session)
+        except OAuthError as error:
+            content = {"error": error.error, "error_description": error.description}
+            return authorization_response(ctx, asked.redirect_uri, asked.mode, asked.state, content)
     if not isinstance(result, Granted):
         content = {"error": "access_denied", "error_description": "This user may not use this application."}
         return authorization_response(ctx, asked.redirect_uri, asked.mode, asked.state, content)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import secrets
 from urllib.parse import urlencode
 
 import pytest
@@ -81,7 +83,7 @@ async def test_very_long_state_is_parked(world: World) -> None:
 
     Random characters: what can be compressed would fit.
     """
-    state = "".join(f"{(n * 2654435761) % 2**32:08x}"[::-1] for n in range(310))
+    state = secrets.token_urlsafe(1800)
     async with world.tab() as tab:
         asked = world.asked(state=state)
         answer = await tab.ask(asked)
@@ -97,9 +99,28 @@ async def test_very_long_state_is_parked(world: World) -> None:
         assert refused.parameters["error"] == "invalid_request"
 
 
+async def test_no_cookie_is_too_large(world: World) -> None:
+    """Whatever the lengths of state, nonce and login_hint: every cookie on the way to the login page fits, or it is refused."""
+    refused = 0
+    async with world.tab() as tab:
+        for nonce, state, hint in itertools.product((0, 400, 700, 1000), (0, 500, 1000, 1400, 2500), (0, 250)):
+            tab.cookies.clear()
+            texts = [secrets.token_urlsafe(2600)[:length] for length in (nonce, state, hint)]
+            answer = await tab.ask(world.asked(world.other, nonce=texts[0], state=texts[1], login_hint=texts[2]))
+            if not answer.headers["location"].startswith("/ui/oauth2?"):
+                assert arrived(answer).parameters["error"] == "invalid_request"
+                refused += 1
+                continue
+            page = await tab.send("GET", answer.headers["location"])
+            assert is_login(page), show(page)
+            cookies = answer.headers.get_list("set-cookie") + page.headers.get_list("set-cookie")
+            assert max(map(len, cookies)) <= 4096
+    assert refused < 10
+
+
 async def test_parked_state_of_another_browser(world: World) -> None:
     """A login whose parked state is not in this browser ends on a page, not at the relying party with a foreign state."""
-    state = "".join(f"{(n * 2654435761) % 2**32:08x}"[::-1] for n in range(300))
+    state = secrets.token_urlsafe(1800)
     async with world.tab() as tab:
         page = await tab.authorize(world.asked(state=state))
         tab.cookies = {name: value for name, value in tab.cookies.items() if not name.startswith("__Host-kiwi-state-")}

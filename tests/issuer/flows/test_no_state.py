@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import secrets
+import signal
 from collections.abc import Awaitable, Callable
 
 import httpx
@@ -32,7 +35,7 @@ def _before_each_request(tab: Tab, between: Between) -> list[str]:
 async def _whole_life(world: World, tab: Tab, name: str) -> None:
     """Everything that can happen to a login, request by request, from the authorization to the logout."""
     person = await world.person(name)
-    state = "".join(f"{(n * 2654435761) % 2**32:08x}"[::-1] for n in range(300))
+    state = secrets.token_urlsafe(1800)
     asked = world.asked(world.other, state=state, prompt="login", response_mode="form_post")
     page = await tab.sign_in_as(person, await tab.authorize(asked))
     assert is_kanidm_consent(page), show(page)
@@ -151,3 +154,30 @@ async def test_nothing_is_written(world: World) -> None:
         await tab.refresh(world.demo, tokens["refresh_token"])
         await tab.send("GET", "/oauth2/logout", params={"id_token_hint": tokens["id_token"]})
     assert await trio.to_thread.run_sync(files) == before
+
+
+async def test_kanidmd_killed_before_any_call(world: World) -> None:
+    """kanidmd is killed right before code, userinfo, refresh and introspection: each waits for the new one, or is asked again."""
+    async with world.tab() as tab:
+        asked = world.asked()
+        came = await tab.log_in(asked, ALICE)
+
+        async def patiently(call: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+            await world.instance.wait_ready()
+            os.kill(world.instance.kanidmd_pid(), signal.SIGKILL)
+            answer = await call()
+            if answer.status_code == 503:  # the request may have been received, so it is not repeated; a client does that
+                assert answer.headers["retry-after"]
+                answer = await call()
+            return answer
+
+        answer = await patiently(lambda: tab.redeem(asked, came))
+        assert answer.status_code == 200, answer.text
+        tokens = answer.json()
+        assert (await patiently(lambda: tab.userinfo(tokens["access_token"]))).status_code == 200
+        answer = await patiently(lambda: tab.refresh(world.demo, tokens["refresh_token"]))
+        assert answer.status_code == 200, answer.text
+        sent = {"token": answer.json()["access_token"]}
+        answer = await patiently(lambda: tab.post("/oauth2/introspect", sent, world.demo))
+        assert answer.json()["active"] is True
+        await world.instance.wait_ready()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kiwi_id.kanidm.rest import Kanidm
-from tests.issuer.flows.tab import Client, Person, Tab
+from tests.issuer.flows.tab import Client, Person, Tab, arrived
 from tests.issuer.flows.test_token import basic, refused
 from tests.issuer.flows.world import ALICE, World
 
@@ -205,3 +205,18 @@ async def test_ended_by_an_administrator(world: World, end: Any) -> None:
         await end(rest, person)
         for client, tokens in held:
             await tab.assert_dead(client, tokens)
+
+
+@pytest.mark.parametrize("path", ["/ui/logout", "/oauth2/logout"])
+async def test_a_code_dies_with_its_session(world: World, path: str) -> None:
+    """A code that was not exchanged yet gives nothing any more once the session that it came from has ended."""
+    async with world.tab() as tab:
+        tokens = await tab.tokens(world.asked(), ALICE)
+        asked = world.asked()
+        came = arrived(await tab.ask(asked))
+        await tab.send("GET", path, params={"id_token_hint": tokens["id_token"]})
+        answer = await tab.redeem(asked, came)
+        if answer.status_code == 200:  # Kanidm looks at the session only when the tokens are used
+            await tab.assert_dead(world.demo, answer.json())
+        else:
+            assert refused(answer, "invalid_grant")
