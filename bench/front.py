@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench.instance import ROOT, bench_upstream, free_port, make
+from kiwi_id.instance.certs import make_loopback
+
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -35,14 +37,6 @@ class Contender:
     port: int
     pid: int
     tls: bool
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def cpu_seconds(pid: int) -> float:
@@ -72,32 +66,16 @@ def wait_port(port: int, seconds: float = 20.0) -> None:
 @contextlib.contextmanager
 def contenders(directory: Path, tls: bool) -> Iterator[list[Contender]]:
     """Start Kiwi ID (with the bench upstream as its child) and the plain stack beside it; stop them at the end."""
-    from kiwi_id.instance.certs import make_loopback  # noqa: PLC0415
-    from kiwi_id.instance.layout import Options, create  # noqa: PLC0415
-    from kiwi_id.values import Address  # noqa: PLC0415
-
-    front, upstream, plain = free_port(), free_port(), free_port()
-    binary = directory / "bench-upstream"
-    binary.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom bench.upstream import main\nmain()\n"
-    )
-    binary.chmod(0o755)
-    options = Options(
-        domain="id.example.com",
-        listen=Address("127.0.0.1", front),
-        upstream=Address("127.0.0.1", upstream),
-        upstream_bin=binary,
-    )
-    create(directory / "instance", options)
-    config = directory / "instance/etc/kiwi/config.toml"
+    instance = make(directory, bench_upstream(directory))
+    config, front, upstream, plain = instance.places.config, instance.front, instance.upstream, free_port()
     cert, key = directory / "front-chain.pem", directory / "front-key.pem"
     make_loopback(cert, key)
     if tls:
         config.write_text(f'tls_cert = "{cert}"\ntls_key = "{key}"\n' + config.read_text())
-    chain = directory / "instance/opt/upstream/etc/loopback-chain.pem"
+    chain = instance.places.chain
     python = [sys.executable, "-m"]
     log = (directory / "kiwi.log").open("wb")
-    kiwi = subprocess.Popen([*python, "kiwi_id", "run", "--config", str(config)], cwd=ROOT, stderr=log)
+    kiwi = subprocess.Popen(instance.run, cwd=ROOT, stderr=log)
     command = [*python, "bench.plain", f"127.0.0.1:{plain}", f"https://127.0.0.1:{upstream}", str(chain)]
     other = subprocess.Popen([*command, *([str(cert), str(key)] if tls else [])], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:

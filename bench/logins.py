@@ -24,7 +24,8 @@ from typing import Any
 
 import trio
 
-from bench.front import ROOT, cpu_seconds, free_port
+from bench.front import cpu_seconds
+from bench.instance import ROOT, free_port
 from bench.login_load import Job
 from bench.start import until_200
 from kiwi_id import demo, devserver

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import socket
 import ssl
 import statistics
@@ -21,22 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench.front import ROOT, free_port
+from bench.instance import KIWI_ID, ROOT, find_kanidmd, make
 
 COMMANDS = ("--version", "health", "status", "check")
-
-
-def find_upstream(option: str | None, directory: Path) -> Path:
-    """Return the kanidmd to use, or write the bench upstream's launcher."""
-    for candidate in (option, os.environ.get("KIWI_TEST_KANIDMD"), "/opt/upstream/bin/kanidmd"):
-        if candidate and Path(candidate).exists():
-            return Path(candidate)
-    binary = directory / "bench-upstream"
-    binary.write_text(
-        f"#!{sys.executable}\nimport sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom bench.upstream import main\nmain()\n"
-    )
-    binary.chmod(0o755)
-    return binary
 
 
 def until_200(process: subprocess.Popen[bytes], port: int, path: str, *, tls: bool, seconds: float = 30.0) -> float:
@@ -69,46 +55,34 @@ def one_start(command: list[str], port: int, path: str, *, tls: bool, log: Path)
 
 def main() -> None:
     """Run both in turn and print medians and their difference."""
-    from kiwi_id.instance.layout import Options, create  # noqa: PLC0415
-    from kiwi_id.values import Address  # noqa: PLC0415
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--upstream-bin")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kiwi-bench-") as name:
         directory = Path(name)
-        front, upstream = free_port(), free_port()
-        binary = find_upstream(args.upstream_bin, directory)
-        options = Options(
-            domain="id.example.com",
-            listen=Address("127.0.0.1", front),
-            upstream=Address("127.0.0.1", upstream),
-            upstream_bin=binary,
-        )
-        create(directory / "instance", options)
-        config = directory / "instance/etc/kiwi/config.toml"
-        server = directory / "instance/opt/upstream/etc/server.toml"
-        kiwi = [sys.executable, "-m", "kiwi_id"]
+        instance = make(directory, find_kanidmd(args.upstream_bin, directory))
+        config, server, binary = instance.places.config, instance.places.upstream_config, instance.binary
+        front, upstream = instance.front, instance.upstream
         log = directory / "log"
         alone, whole = [], []
         one_start([str(binary), "server", "-c", str(server)], upstream, "/status", tls=True, log=log)  # makes the database
         for _ in range(args.rounds):
             alone.append(one_start([str(binary), "server", "-c", str(server)], upstream, "/status", tls=True, log=log))
-            whole.append(one_start([*kiwi, "run", "--config", str(config)], front, "/readyz", tls=False, log=log))
+            whole.append(one_start(instance.run, front, "/readyz", tls=False, log=log))
         mine, theirs = statistics.median(whole), statistics.median(alone)
         print(f"start to ready, median of {args.rounds}, {binary.name}")
         print(f"  kanidmd alone      {theirs * 1000:7.0f} ms")
         print(f"  kiwi-id run        {mine * 1000:7.0f} ms")
         print(f"  Kiwi ID's share    {(mine - theirs) * 1000:7.0f} ms (Python's start included)   ratio {mine / theirs:.2f}")
         with log.open("ab") as output:
-            running = subprocess.Popen([*kiwi, "run", "--config", str(config)], cwd=ROOT, stderr=output)
+            running = subprocess.Popen(instance.run, cwd=ROOT, stderr=output)
             try:
                 until_200(running, front, "/readyz", tls=False)
                 python = timed([sys.executable, "-c", "pass"], args.rounds)
                 print(f"commands, median of {args.rounds} (python -c pass: {python * 1000:.0f} ms)")
                 for word in COMMANDS:
-                    command = [*kiwi, word] if word.startswith("-") else [*kiwi, word, "--config", str(config)]
+                    command = [*KIWI_ID, word] if word.startswith("-") else [*KIWI_ID, word, "--config", str(config)]
                     print(f"  kiwi-id {word:10} {timed(command, args.rounds) * 1000:7.0f} ms")
             finally:
                 running.terminate()
