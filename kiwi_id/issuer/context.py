@@ -38,7 +38,7 @@ class Context:
     logouts: Sealer = field(init=False)
     hand_overs: Sealer = field(init=False)
     sessions: Sealer = field(init=False)
-    _known: OrderedDict[str, tuple[float, Client | None]] = field(default_factory=OrderedDict)
+    _known: OrderedDict[str, tuple[float, Client]] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         """Derive a sealer for each purpose, so that a box of one can never be passed off as another's."""
@@ -57,7 +57,7 @@ class Context:
         return self.clients.get(client_id, _DEFAULTS)
 
     async def client(self, client_id: str) -> Client | None:
-        """Return what Kanidm knows of a client, or None; remembered for some seconds, because each login asks."""
+        """Return what Kanidm knows of a client, or None. What is known is remembered for some seconds, because each login asks."""
         if not client_id or len(client_id) > 128:
             return None
         now = time.monotonic()
@@ -65,6 +65,8 @@ class Context:
         if known is not None and known[0] > now:
             return known[1]
         client = await self.kanidm.client(client_id)
+        if client is None:
+            return None
         self._known[client_id] = (now + CLIENT_CACHE_SECONDS, client)
         self._known.move_to_end(client_id)
         while len(self._known) > _MOST_CLIENTS:

@@ -140,7 +140,7 @@ async def _refresh(ctx: Context, form: Mapping[str, str], who: Credentials, memo
         first, record = memory.join_refresh(sent, key, window=REFRESH_GRACE)
     try:
         answer = await _ask(ctx, asked, who)
-        record.answer = tokens.issue(ctx, who.client_id, answer, refresh.login)
+        record.answer = tokens.issue(ctx, who.client_id, answer, refresh.login, refreshed=True)
     except BaseException:
         memory.drop_refresh(sent, key)
         raise

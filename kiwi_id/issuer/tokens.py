@@ -54,7 +54,7 @@ class RefreshToken:
     login: Login
 
 
-def issue(ctx: Context, client_id: str, answer: dict[str, Any], login: Login) -> dict[str, Any]:
+def issue(ctx: Context, client_id: str, answer: dict[str, Any], login: Login, *, refreshed: bool = False) -> dict[str, Any]:
     """Return our token response for Kanidm's ``answer`` (RFC 6749 §5.1, OIDC Core §3.1.3.3).
 
     Kanidm's tokens need no check of their own here: they came over the pinned connection a moment ago.
@@ -90,7 +90,7 @@ def issue(ctx: Context, client_id: str, answer: dict[str, Any], login: Login) ->
         response["refresh_token"] = PREFIX + ctx.refreshes.seal(box, lifetime=REFRESH_LIFETIME)
     if inner_id:
         id_token = {**claims, **common, "azp": client_id, "exp": now + lifetime, "at_hash": _at_hash(ctx, access)}
-        if inner_id.get("nonce"):
+        if inner_id.get("nonce") and not refreshed:  # OIDC Core §12.2: an ID token of a refresh should have none
             id_token["nonce"] = inner_id["nonce"]
         response["id_token"] = ctx.keys.current.sign(id_token, ID_TYPE)
     return response

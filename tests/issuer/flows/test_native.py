@@ -12,8 +12,8 @@ import httpx
 import jwt
 import pytest
 
+from tests.issuer.flows.checks import basic
 from tests.issuer.flows.tab import Arrived, Client, Tab, is_login, is_mistake, show
-from tests.issuer.flows.test_token import basic
 from tests.issuer.flows.world import ALICE, World
 
 # What differs from one request to the next, or belongs to one connection.

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from kiwi_id.kanidm.rest import Kanidm
+from tests.issuer.flows.checks import basic, refused
 from tests.issuer.flows.tab import Client, Person, Tab, arrived
-from tests.issuer.flows.test_token import basic, refused
 from tests.issuer.flows.world import ALICE, World
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
 from urllib.parse import quote
 
-import httpx
 import jwt
 import pytest
 import trio
 
 from kiwi_id.issuer import keys
 from kiwi_id.issuer.box import Sealer
-from kiwi_id.issuer.replay import Memory
+from tests.issuer.flows.checks import basic, refused
 from tests.issuer.flows.tab import Asked, Client, arrived
 from tests.issuer.flows.world import ALICE, BOB, World
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
-def refused(answer: httpx.Response, error: str, status: int = 400) -> bool:
-    """Tell whether this is an error as RFC 6749 §5.2 has it, and nothing of it may be cached."""
-    assert answer.headers["content-type"] == "application/json", answer.text
-    assert answer.headers["cache-control"] == "no-store"
-    assert answer.headers["pragma"] == "no-cache"
-    assert set(answer.json()) == {"error", "error_description"}
-    if answer.status_code == 401:
-        assert answer.headers["www-authenticate"].startswith("Basic realm=")
-    assert (answer.status_code, answer.json()["error"]) == (status, error), answer.text
-    return True
-
-
 def encoded(text: str) -> str:
     """Encode every character, as RFC 6749 §2.3.1 allows and some clients do."""
     return "".join(f"%{byte:02X}" for byte in text.encode())
-
-
-def basic(name: str, secret: str) -> dict[str, str]:
-    return {"authorization": "Basic " + base64.b64encode(f"{name}:{secret}".encode()).decode()}
 
 
 @pytest.mark.parametrize("how", ["basic", "basic, encoded", "basic, lower case", "basic and client_id", "post"])
@@ -232,129 +214,6 @@ async def test_an_old_code(world: World) -> None:
             assert refused(await tab.redeem(asked, came), "invalid_grant")
         came.parameters["code"] = "kiwi-" + codes.seal(box, lifetime=60)
         assert (await tab.redeem(asked, came)).status_code == 200
-
-
-# -- PKCE -----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("which", ["demo", "public", "other", "app"])
-async def test_pkce(world: World, which: str) -> None:
-    """With a challenge only the right verifier gets tokens, and a wrong or missing one does not use the code up."""
-    async with world.tab() as tab:
-        asked = world.asked(getattr(world, which))
-        came = await tab.log_in(asked, ALICE)
-        for verifier in (None, "", "short", asked.challenge, "x" * 43, asked.verifier + "x", "ü" * 43, asked.verifier[:-1] + "*"):
-            assert refused(await tab.redeem(asked, came, code_verifier=verifier), "invalid_grant")
-        assert (await tab.redeem(asked, came)).status_code == 200
-
-
-@pytest.mark.parametrize("which", ["demo", "public", "other", "app"])
-async def test_without_pkce(world: World, which: str) -> None:
-    """Any client may do without PKCE, whatever Kanidm demands of it; a verifier from nowhere is refused (RFC 9700 §2.1.1)."""
-    async with world.tab() as tab:
-        asked = world.asked(getattr(world, which), code_challenge=None, code_challenge_method=None)
-        came = await tab.log_in(asked, ALICE)
-        assert refused(await tab.redeem(asked, came, code_verifier=asked.verifier), "invalid_grant")
-        assert (await tab.redeem(asked, came)).status_code == 200
-
-
-async def test_require_pkce(world: World) -> None:
-    """A client with require_pkce in config.toml is refused without a challenge, logged in or not, and served with one."""
-    async with world.tab() as tab:
-        bare = {"code_challenge": None, "code_challenge_method": None}
-        for turn in range(2):
-            came = arrived(await tab.authorize(world.asked(world.strict, **bare)))
-            assert came.parameters["error"] == "invalid_request"
-            assert "PKCE" in came.parameters["error_description"]
-            if turn == 0:
-                asked = world.asked(world.strict)
-                assert (await tab.redeem(asked, await tab.log_in(asked, ALICE))).status_code == 200
-
-
-# -- refresh --------------------------------------------------------------------------------------------------------------------
-
-
-async def test_refresh_rotates(world: World) -> None:
-    """A refresh gives new tokens of the same login: sub, sid, auth_time stay, nonce too; the newest refresh token goes on."""
-    async with world.tab() as tab:
-        asked = world.asked()
-        first = await tab.tokens(asked, ALICE)
-        claims = world.verified(first["id_token"])
-        before = first
-        for _ in range(3):
-            answer = await tab.refresh(world.demo, before["refresh_token"])
-            assert answer.status_code == 200, answer.text
-            after = answer.json()
-            assert after["refresh_token"] != before["refresh_token"]
-            assert after["access_token"] != before["access_token"]
-            now = world.verified(after["id_token"])
-            for name in ("sub", "sid", "auth_time", "aud", "azp", "iss", "nonce"):
-                assert now[name] == claims[name], name
-            await tab.assert_alive(world.demo, after)
-            before = after
-
-
-async def test_same_refresh_twice(world: World) -> None:
-    """A refresh token that a racing client sends several times at once, or again a moment later, gets the very same answer."""
-    async with world.tab() as tab:
-        tokens = await tab.tokens(world.asked(), ALICE)
-        answers: list[Any] = []
-
-        async def refresh() -> None:
-            answer = await tab.refresh(world.demo, tokens["refresh_token"])
-            assert answer.status_code == 200, answer.text
-            answers.append(answer.json())
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(8):
-                nursery.start_soon(refresh)
-        await refresh()
-        assert all(answer == answers[0] for answer in answers)
-        await tab.assert_alive(world.demo, answers[0])
-        # Who else has the token gets nothing from that memory.
-        assert refused(await tab.refresh(Client("kiwi-demo", "wrong-secret", ""), tokens["refresh_token"]), "invalid_client", 401)
-        assert refused(await tab.refresh(world.other, tokens["refresh_token"]), "invalid_grant")
-        assert refused(await tab.refresh(world.public, tokens["refresh_token"]), "invalid_grant")
-        await tab.assert_alive(world.demo, answers[0])
-
-
-async def test_reuse_after_the_grace_ends_the_session(world: World) -> None:
-    """A refresh token that comes again once the grace is over is taken for stolen: everything of its session is dead."""
-    async with world.tab() as tab:
-        tokens = await tab.tokens(world.asked(), ALICE)
-        await trio.sleep(1.1)  # Kanidm tells old from new by whole seconds
-        newer = (await tab.refresh(world.demo, tokens["refresh_token"])).json()
-        bystander = await tab.more_tokens(world.asked())
-        await trio.sleep(11)
-        await tab.assert_alive(world.demo, newer)
-        assert refused(await tab.refresh(world.demo, tokens["refresh_token"]), "invalid_grant")
-        await tab.assert_dead(world.demo, newer)
-        await tab.assert_alive(world.demo, bystander)
-
-
-def test_the_memory_of_refreshes_ends() -> None:
-    """Within the window all share one record; after it the token is asked about anew; other credentials share nothing."""
-    memory = Memory()
-    first, record = memory.join_refresh("token", "client", window=60)
-    assert first
-    assert memory.join_refresh("token", "client", window=60) == (False, record)
-    assert memory.join_refresh("token", "somebody else", window=60)[0]
-    memory = Memory()
-    assert memory.join_refresh("token", "client", window=-1)[0]
-    assert memory.join_refresh("token", "client", window=-1)[0]
-
-
-async def test_narrowed_scope(world: World) -> None:
-    """A refresh may ask for less, and gets tokens and claims of that only; it may not ask for more (RFC 6749 §6)."""
-    async with world.tab() as tab:
-        tokens = await tab.tokens(world.asked(scope="openid email"), ALICE)
-        assert refused(await tab.refresh(world.demo, tokens["refresh_token"], scope="openid email groups"), "invalid_scope")
-        narrow = (await tab.refresh(world.demo, tokens["refresh_token"], scope="openid")).json()
-        assert narrow["scope"] == "openid"
-        assert "email" in world.verified(tokens["id_token"])
-        for token in (narrow["id_token"], narrow["access_token"]):
-            assert "email" not in world.verified(token)
-        assert "email" not in (await tab.userinfo(narrow["access_token"])).json()
 
 
 # -- client credentials ---------------------------------------------------------------------------------------------------------
