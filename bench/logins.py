@@ -1,9 +1,10 @@
 """Whole logins per second through Kiwi ID's issuer beside the same straight at Kanidm's native issuer, in one run.
 
-    python -m bench.logins [--upstream-bin PATH] [--rounds 3] [--seconds 4] [--concurrency 4 16] [--key rsa] [--plain] [--json FILE]
+    python -m bench.logins [--upstream-bin PATH] [--rounds 3] [--concurrency 4 16] [--key es256] [--plain] [--json FILE]
 
 One kanidmd serves both: as Kiwi ID's child through the front, and asked directly. The load process is the same, contenders take
-turns in each round, figures are medians over the rounds. Two kinds of login: *password* types it each time (login page to
+turns in each round, figures are medians over the rounds; each turn has people of its own, because kanidmd gets slower with every
+session that a person has. Two kinds of login: *password* types it each time (login page to
 userinfo), *live* has a session (authorize, token, userinfo). CPU is user and system time of a process, from /proc/PID/stat.
 """
 
@@ -13,12 +14,13 @@ import argparse
 import contextlib
 import json
 import os
+import secrets
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,8 @@ from kiwi_id.kanidm.rest import Kanidm
 from kiwi_id.values import Address
 
 WANTED = {"password": 0.95, "live": 0.5}
+# Logins in one turn, over all connections.
+LOGINS = {"password": 128, "live": 480}
 PASSWORD = "orchard-lantern-voyage-73"  # noqa: S105 - of people that live as long as this program
 
 
@@ -54,9 +58,20 @@ def find_kanidmd(option: str | None, directory: Path) -> tuple[Path, str]:
     return path, subprocess.check_output([path, "version"], text=True, stderr=subprocess.DEVNULL).split()[1]
 
 
+@dataclass(frozen=True)
+class Running:
+    """A running Kiwi ID: ``job`` as far as it is always the same, the port of its kanidmd, and both process ids."""
+
+    job: dict[str, Any]
+    server: server_toml.ServerToml
+    upstream: int
+    kiwi: int
+    kanidmd: int
+
+
 @contextlib.contextmanager
-def running(directory: Path, kanidmd: Path, args: argparse.Namespace) -> Iterator[tuple[dict[str, Any], int, int, int]]:
-    """Run Kiwi ID; yield what both contenders' jobs share, the upstream's port, and the process ids of Kiwi ID and kanidmd."""
+def running(directory: Path, kanidmd: Path, args: argparse.Namespace) -> Iterator[Running]:
+    """Run Kiwi ID over kanidmd, with the demo's data."""
     front, upstream = free_port(), free_port()
     options = Options(
         listen=Address("127.0.0.1", front),
@@ -72,47 +87,45 @@ def running(directory: Path, kanidmd: Path, args: argparse.Namespace) -> Iterato
         process = subprocess.Popen([*kiwi, "run", "--config", str(places.config)], cwd=ROOT, stdout=log, stderr=log)
     try:
         until_200(process, front, "/readyz", tls=not args.plain)
-        secret = trio.run(_provision, server_toml.load(places.upstream_config), upstream, max(args.concurrency))
+        server = server_toml.load(places.upstream_config)
+        made = trio.run(demo.provision, server, f"https://127.0.0.1:{upstream}")
         status = [sys.executable, "-m", "kiwi_id", "status", "--json", "--config", str(places.config)]
         pid: int = json.loads(subprocess.check_output(status, cwd=ROOT))["upstream"]["pid"]
-        shared = {
-            "client_id": "kiwi-demo",
-            "secret": secret,
-            "redirect_uri": demo.REDIRECT_URI,
-            "people": [[f"person{index}", PASSWORD] for index in range(max(args.concurrency))],
-            "seconds": args.seconds,
-        }
-        yield {**shared, "port": front, "tls": not args.plain, "kiwi": True}, upstream, process.pid, pid
+        shared = {"client_id": "kiwi-demo", "secret": made.clients[0].secret, "redirect_uri": demo.REDIRECT_URI}
+        yield Running({**shared, "port": front, "tls": not args.plain, "kiwi": True}, server, upstream, process.pid, pid)
     finally:
         process.terminate()
         process.wait(40)
 
 
-async def _provision(server: server_toml.ServerToml, upstream: int, people: int) -> str:
-    made = await demo.provision(server, f"https://127.0.0.1:{upstream}")
+async def make_people(server: server_toml.ServerToml, upstream: int, number: int) -> list[list[str]]:
+    """Make people who have never logged in; return their names and passwords."""
     password = await recover_account(server.admin_socket, "idm_admin")
+    names = [f"person{secrets.token_hex(6)}" for _ in range(number)]
     async with Kanidm(f"https://127.0.0.1:{upstream}", client_context(server.tls_chain)) as kanidm:
         await kanidm.login("idm_admin", password)
-        for index in range(people):
-            await kanidm.create_person(f"person{index}", f"Person {index}", mail=[f"person{index}@example.com"])
-            await kanidm.set_password(f"person{index}", PASSWORD)
-            await kanidm.add_members("kiwi_users", f"person{index}")
-    assert made.clients[0].secret
-    return made.clients[0].secret
+        for name in names:
+            await kanidm.create_person(name, "Person", mail=[f"{name}@example.com"])
+            await kanidm.set_password(name, PASSWORD)
+        await kanidm.add_members("kiwi_users", *names)
+    return [[name, PASSWORD] for name in names]
 
 
-def measure(job: Job, kiwi: int, kanidmd: int) -> dict[str, Any]:
-    """Run one job in the load process; return its figures, with the CPU milliseconds that each process spent on a login."""
-    before = cpu_seconds(kiwi), cpu_seconds(kanidmd)
+def measure(it: Running, kind: str, concurrency: int, *, native: bool) -> dict[str, Any]:
+    """Run one turn in the load process; return its figures, with the CPU milliseconds that each process spent on a login."""
+    people = trio.run(make_people, it.server, it.upstream, concurrency)
+    common = {**it.job, "port": it.upstream, "tls": True, "kiwi": False} if native else it.job
+    job = Job(**common, live=kind == "live", people=people, logins=max(1, LOGINS[kind] // concurrency))
+    before = cpu_seconds(it.kiwi), cpu_seconds(it.kanidmd)
     load = [sys.executable, "-m", "bench.login_load"]
     output = subprocess.run(load, cwd=ROOT, input=json.dumps(asdict(job)).encode(), stdout=subprocess.PIPE, check=True)
     result: dict[str, Any] = json.loads(output.stdout)
     # What comes before the measured time (one or two logins for each person) is counted in; it is small beside the rest.
-    logins = result["logins"] + job.concurrency * (2 if job.live else 1)
+    logins = result["logins"] + concurrency * (2 if job.live else 1)
     return {
         "per_second": result["logins"] / result["seconds"],
-        "kiwi_ms": (cpu_seconds(kiwi) - before[0]) / logins * 1000,
-        "kanidmd_ms": (cpu_seconds(kanidmd) - before[1]) / logins * 1000,
+        "kiwi_ms": (cpu_seconds(it.kiwi) - before[0]) / logins * 1000,
+        "kanidmd_ms": (cpu_seconds(it.kanidmd) - before[1]) / logins * 1000,
         **{f"step {name}": value for name, value in result["steps"].items()},
     }
 
@@ -134,7 +147,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--upstream-bin")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--concurrency", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--kinds", nargs="+", choices=tuple(WANTED), default=list(WANTED))
     parser.add_argument("--key", choices=KINDS, help="kind of the signing key (default: that of kiwi-id init)")
@@ -146,14 +158,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kiwi-bench-") as name:
         directory = Path(name)
         kanidmd, version = find_kanidmd(args.upstream_bin, directory)
-        with running(directory, kanidmd, args) as (kiwi, upstream, kiwi_pid, kanidmd_pid):
-            native = {**kiwi, "port": upstream, "tls": True, "kiwi": False}
-            for _ in range(args.rounds):
+        with running(directory, kanidmd, args) as it:
+            for turn in range(args.rounds):
                 for kind in args.kinds:
                     for concurrency in args.concurrency:
-                        for who, job in (("native", native), ("Kiwi ID", kiwi)):
-                            one = Job(**job, live=kind == "live", concurrency=concurrency)
-                            rounds.setdefault((kind, concurrency, who), []).append(measure(one, kiwi_pid, kanidmd_pid))
+                        # Who comes second finds a fuller database: take turns in that as well.
+                        for who in ("native", "Kiwi ID") if turn % 2 == 0 else ("Kiwi ID", "native"):
+                            found = measure(it, kind, concurrency, native=who == "native")
+                            rounds.setdefault((kind, concurrency, who), []).append(found)
     table = {key: {name: statistics.median(one[name] for one in results) for name in results[0]} for key, results in rounds.items()}
     side = "HTTP" if args.plain else "TLS"
     print(f"kanidmd {version}, client side of Kiwi ID {side}, key {args.key or 'default'}, median of {args.rounds}")
