@@ -52,6 +52,17 @@ class Request:
         """Return the first header of that name, or nothing."""
         return next((value for key, value in self.headers if key == name), b"")
 
+    def authorization(self) -> tuple[bytes, bytes]:
+        """Return scheme (lower case) and credentials of the Authorization header; both empty when there is none.
+
+        Raises OAuthError when it is there twice: whoever reads the other one would see another caller.
+        """
+        found = [value for key, value in self.headers if key == b"authorization"]
+        if len(found) > 1:
+            raise OAuthError("invalid_request", "The Authorization header is there more than once.")
+        scheme, _, rest = (found[0] if found else b"").partition(b" ")
+        return scheme.lower(), rest.strip()
+
     def parameters(self) -> dict[str, str]:
         """Return query parameters (GET) or form parameters (POST); empty values count as absent (RFC 6749 §3.1, §3.2).
 
@@ -108,13 +119,12 @@ def credentials(request: Request, parameters: Mapping[str, str]) -> Credentials 
 
     Raises OAuthError when it authenticates in two ways at once, or by a malformed header.
     """
-    header = request.header(b"authorization")
-    scheme, _, rest = header.partition(b" ")
-    if scheme.lower() == b"basic":
+    scheme, rest = request.authorization()
+    if scheme == b"basic":
         if "client_secret" in parameters:
             raise OAuthError("invalid_request", "The client authenticates in more than one way.")
         try:
-            name, colon, secret = base64.b64decode(rest.strip(), validate=True).decode("utf-8").partition(":")
+            name, colon, secret = base64.b64decode(rest, validate=True).decode("utf-8").partition(":")
         except (binascii.Error, UnicodeDecodeError):
             raise OAuthError("invalid_client", "The Basic credentials cannot be read.", status=401) from None
         # RFC 6749 §2.3.1: both halves are form-encoded before they are joined. Kanidm does not decode them; we do.

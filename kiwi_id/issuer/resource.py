@@ -50,9 +50,8 @@ async def userinfo(ctx: Context, request: Request) -> Response:
 
 
 def _bearer(request: Request) -> str:
-    header = request.header(b"authorization")
-    scheme, _, rest = header.partition(b" ")
-    in_header = rest.strip().decode("latin-1") if scheme.lower() == b"bearer" else ""
+    scheme, rest = request.authorization()
+    in_header = rest.decode("latin-1") if scheme == b"bearer" else ""
     in_form = ""
     if request.method == "POST" and request.body:
         in_form = request.parameters().get("access_token", "")

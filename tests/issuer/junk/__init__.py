@@ -1,0 +1,1 @@
+"""Bad input: whatever comes, each endpoint names the mistake and goes on."""

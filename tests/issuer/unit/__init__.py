@@ -1,0 +1,1 @@
+"""Tests of the issuer's modules by themselves, and of its whole service over a fake Kanidm."""
