@@ -34,9 +34,13 @@ CLIENTS = {
 }
 
 
-@cache
 def key(kind: str = "eddsa", number: int = 0) -> Key:
     """Return the ``number``-th key of a kind, the same each time."""
+    return _key(kind, number)
+
+
+@cache
+def _key(kind: str, _number: int) -> Key:
     private: Any
     if kind == "rs256":
         private = rsa.generate_private_key(public_exponent=65537, key_size=2048)

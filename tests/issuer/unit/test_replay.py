@@ -13,7 +13,7 @@ from kiwi_id.issuer.replay import Memory, UsedCode
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A monotonic clock that stands still until a test moves it."""
     now = [1000.0]
-    monkeypatch.setattr(replay.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("kiwi_id.issuer.replay.time.monotonic", lambda: now[0])
     return now
 
 
