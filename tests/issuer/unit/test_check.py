@@ -215,7 +215,7 @@ async def test_a_box_of_one_page_is_no_good_at_another() -> None:
         if box not in boxes[-2:]:
             for grant, name in (("authorization_code", "code"), ("refresh_token", "refresh_token")):
                 assert (await world.token({"grant_type": grant, name: box})).status == 400
-        if box not in [*states, *(f"kiwi-{state.removeprefix('kiwi-')}" for state in states)]:
+        if f"kiwi-{box}" not in states:
             answer = await world.service.returning(_request(world), f"https://mail.example/cb?code=x&state=kiwi-{box}", [])
             assert answer is None or answer.status == 400  # None: a state of somebody else's, which passes as it is
     assert bearer not in world.kanidm.ended
