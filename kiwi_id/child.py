@@ -19,12 +19,11 @@ from dataclasses import dataclass
 import trio
 
 from kiwi_id.errors import ChildUnavailable, ConfigError
-from kiwi_id.logs import LEVELS, Log, redact
+from kiwi_id.logs import LEVELS, Log, redact, relay
 from kiwi_id.reaper import ChildProcess, Reaper
 from kiwi_id.state import ChildState, ChildStatus
 
 log = Log("child")
-output_log = Log("kanidmd")
 
 FIRST_POLL = 0.02
 SLOWEST_POLL = 0.04
@@ -166,23 +165,22 @@ class Child:
 
     async def _relog(self, process: ChildProcess, scope: trio.CancelScope) -> None:
         """Log what the child prints, line by line and redacted, until ``scope`` is cancelled; close the pipe at the end."""
-        lines = _Lines(self._log_line)
+        lines = _Lines()
         async with trio.lowlevel.FdStream(process.output) as pipe:
             with scope:
                 async for part in pipe:
-                    lines.feed(bytes(part))
+                    self._log_lines(lines.feed(bytes(part)))
             # The child has ended: what it wrote last is in the pipe, which holds 1 MiB at most. A grandchild may go on writing.
             with suppress(BlockingIOError):
                 for _ in range((1 << 20) // _READ):
-                    lines.feed(os.read(process.output, _READ))
-        lines.feed(b"\n")
+                    self._log_lines(lines.feed(os.read(process.output, _READ)))
+        self._log_lines(lines.feed(b"\n"))
 
-    def _log_line(self, raw: bytes) -> None:
-        line = redact(raw.decode("utf-8", "replace").rstrip())
-        if line:
-            self.tail.append(line)
-            word = _LEVEL_WORD.search(line, 0, 64)
-            output_log.log(_LEVELS[word[1]] if word else LEVELS["info"], line)
+    def _log_lines(self, raws: list[bytes]) -> None:
+        lines = [line for raw in raws if (line := redact(raw.decode("utf-8", "replace").rstrip()))]
+        self.tail.extend(lines)
+        words = [_LEVEL_WORD.search(line, 0, 64) for line in lines]
+        relay("kanidmd", ((_LEVELS[word[1]] if word else LEVELS["info"], line) for word, line in zip(words, lines, strict=True)))
 
     async def _back_off(self, reason: str, short: bool) -> None:
         self._short_lives = self._short_lives + 1 if short else 0
@@ -263,16 +261,15 @@ class _Lines:
     Not cut into several lines: the second would begin inside a token, or behind its name, and would not be redacted.
     """
 
-    def __init__(self, use: Callable[[bytes], None]) -> None:
-        self._use = use
+    def __init__(self) -> None:
         self._begun = b""
 
-    def feed(self, part: bytes) -> None:
+    def feed(self, part: bytes) -> list[bytes]:
+        """Take the next part of the stream; return the lines that are complete with it."""
         *lines, self._begun = (self._begun + part).split(b"\n")
-        for line in lines:
-            self._use(line[:_LONGEST_LINE])
         # One more than is kept, so that what was dropped cannot come back as the beginning of a line.
         self._begun = self._begun[: _LONGEST_LINE + 1]
+        return [line[:_LONGEST_LINE] for line in lines]
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
