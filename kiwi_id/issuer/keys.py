@@ -179,11 +179,15 @@ def make_key(private: PrivateKeyTypes, state: KeyState, since: datetime, path: P
         alg, jwk = "EdDSA", {"kty": "OKP", "crv": "Ed25519", "x": _encode(raw)}
     else:
         raise ValueError("a key that is neither RSA of 2048 bits or more, nor P-256, nor Ed25519")
-    # RFC 7638 §3: the required members only, in lexicographic order, without white space.
-    canonical = json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode()
-    kid = _encode(hashlib.sha256(canonical).digest())
+    kid = thumbprint(jwk)
     der = private.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Key(kid, alg, state, since, path, {**jwk, "use": "sig", "alg": alg, "kid": kid}, private, hashlib.sha256(der).digest())
+
+
+def thumbprint(jwk: dict[str, str]) -> str:
+    """Return the thumbprint of a public key given as its required members (RFC 7638 §3: sorted, without white space)."""
+    canonical = json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode()
+    return _encode(hashlib.sha256(canonical).digest())
 
 
 def _number(value: int, length: int | None = None) -> str:
