@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from kiwi_id.kanidm.oauth2 import Client, OAuth2
 
 CLIENT_CACHE_SECONDS = 20.0
 _MOST_CLIENTS = 512
+# Wider than what Kanidm takes for a name (server/lib/src/value.rs, INAME_RE); nothing else is asked for, nor so logged by it.
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._@-]{1,128}")
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Context:
 
     async def client(self, client_id: str) -> Client | None:
         """Return what Kanidm knows of a client, or None. What is known is remembered for some seconds, because each login asks."""
-        if not client_id or len(client_id) > 128:
+        if not _CLIENT_ID.fullmatch(client_id):
             return None
         now = time.monotonic()
         known = self._known.get(client_id)
