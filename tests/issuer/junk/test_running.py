@@ -1,4 +1,4 @@
-"""Junk at every endpoint of the running program over the stand-in, over TLS: no 5xx, no traceback, nothing in a log."""
+"""Junk at every endpoint of the running program, over TLS: no 5xx, no traceback, nothing in a log."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kiwi_id import devserver
 from kiwi_id.instance import layout
 from tests.issuer.flows.tab import arrived, field_of
 from tests.issuer.flows.world import ALICE, World
 from tests.issuer.junk import strategies as junk
+from tests.issuer.rp.instances import SERVERS, server
 
 SETTINGS = settings(max_examples=20, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 PATHS = [
@@ -45,13 +45,12 @@ class Running:
     send: Callable[..., tuple[int, dict[str, str], bytes]]
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Running]:
+@pytest.fixture(scope="module", params=SERVERS)
+def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     """An instance with a login behind it; at the end its logs hold no traceback, no invented value and no secret."""
     directory = Path(tempfile.mkdtemp(prefix="kiwi-junk-"))
     try:
-        devserver.install(directory / "kanidmd")
-        world = World(directory / "kanidmd", directory)
+        world = World(server(request.param, directory), directory)
         try:
             yield trio.run(_prepare, world)
         finally:
@@ -144,7 +143,7 @@ def test_anything_at_any_endpoint(running: Running, path: str, data: st.DataObje
 @SETTINGS
 @given(data=st.data())
 def test_authorization_requests_that_are_nearly_right(running: Running, method: str, data: st.DataObject) -> None:
-    """What the first checks let through reaches the stand-in, which is as strict as Kanidm 1.5.0."""
+    """What the first checks let through reaches Kanidm, or the stand-in, which is as strict."""
     base = {**running.world.asked().parameters, "state": "s", "nonce": "n"}
     form = data.draw(junk.like(base, running.known))
     headers = [(b"content-type", b"application/x-www-form-urlencoded")]
