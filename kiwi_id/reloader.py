@@ -60,6 +60,9 @@ class Reloader:
         summary: Callable[[], str],
     ) -> None:
         self.current = config
+        # What needs a restart is told against what the process began with, and not against the file that was read last: a change
+        # that is taken back needs none any more, and one that still waits must be told again.
+        self._began = config
         self.last: Outcome | None = None
         self._prepare, self._hang_up, self._notifier, self._summary = prepare, hang_up, notifier, summary
         self.started = trio.Event()
@@ -108,12 +111,13 @@ class Reloader:
             self.last = Outcome(problems=read)
             return self.last
         new, steps = read
-        changed, fixed = config_module.changes(self.current, new)
+        changed, _ = config_module.changes(self.current, new)
+        _, fixed = config_module.changes(self._began, new)
         for apply in steps:
             apply()
         self.current = new
         if fixed:
-            log.warn("these keys changed but need a restart of Kiwi ID", keys=fixed)
+            log.warn("these keys differ from those in force, and need a restart of Kiwi ID", keys=fixed)
         hung_up = self._hang_up()
         self.last = Outcome(changed=changed, needs_restart=fixed, child_reloaded=hung_up)
         log.info("reloaded", changed=changed, needs_restart=fixed, child_reloaded=hung_up)
@@ -128,5 +132,5 @@ class Reloader:
             except ConfigError as error:
                 problems += error.problems
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError(list(dict.fromkeys(problems)))  # two steps read server.toml: each problem once
         return steps

@@ -186,6 +186,16 @@ def test_a_broken_file_changes_nothing_and_is_reported(kiwi: Kiwi) -> None:
     assert kiwi.ask()["last_reload"]["ok"] is True
 
 
+def test_a_problem_that_two_parts_meet_is_told_once(kiwi: Kiwi) -> None:
+    """Issuer and pin both read server.toml: what is wrong with it is one line for who asked, and one record in the log."""
+    kiwi.start_ready()
+    kiwi.places.upstream_config.unlink()
+    done = kiwi.cli("reload", "--wait")
+    assert done.returncode == 78
+    assert done.stderr.count("found no such file") == 1
+    assert len(kiwi.logs(msg="reload refused")) == 1
+
+
 def test_a_bug_in_a_reload_ends_nothing(kiwi: Kiwi) -> None:
     """An exception that nobody foresaw is logged with its traceback, reported to who asked, and Kiwi ID serves on."""
     bug = (
