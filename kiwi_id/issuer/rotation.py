@@ -79,11 +79,10 @@ class Keyring:
                     raise ConfigError([Problem(str(self.directory), "", found, "none, or a short one", fix)]) from None
             time.sleep(0.02)
 
-    def _remove(self, kid: str, *, but: Path | None = None) -> None:
+    def _remove(self, kid: str) -> None:
         """Remove every file of a key in the directory: an interrupted act may have left more than one."""
         for path in self.directory.glob(f"*-{kid}.*.pem"):
-            if path != but:
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
     def load(self) -> KeySet:
         """Read the key set. Raises ConfigError."""
@@ -134,7 +133,6 @@ class Keyring:
         old = present.current
         retired = self.directory / keys.file_name(old.kid, KeyState.RETIRED, now)
         write_atomic(retired, private_pem(old.private), 0o600)
-        self._remove(old.kid, but=retired)
         # The public half first: a service that reads it learns the new key before it signs. If we are interrupted between the
         # two, the pair does not match, and finish_interrupted() sees by the next key that this was a rotation.
         write_atomic(self.public, public_pem(following.private), 0o644)

@@ -261,7 +261,19 @@ async def test_a_bearer_cookie_may_hold_anything(prompt: str, payload: bytes) ->
     """It is read before Kanidm is asked: what cannot be read is no session, and no crash."""
     world = World()
     world.cookies["bearer"] = "e30." + base64.urlsafe_b64encode(payload).rstrip(b"=").decode() + ".x"
+    assert read_session(world.cookies["bearer"]) is None
     answer = await world.authorize(prompt=prompt or None)
     assert answer.status == 303
     if prompt == "none":
         assert came(answer)["error"] == "login_required"
+
+
+async def test_a_session_that_ends_under_a_page_with_a_long_state() -> None:
+    """The consent page held more than a login can carry: the relying party is told so, and nothing crashes."""
+    world = World()
+    bearer = world.log_in("mail")
+    page = await world.authorize(prompt="consent", state=base64.b64encode(hashlib.shake_256(b"x").digest(3000)).decode())
+    world.kanidm.ended.add(bearer)
+    answer = await world.send("POST", "/oauth2/consent", {"box": box_of(page), "decision": "allow"})
+    assert came(answer)["error"] == "invalid_request"
+    assert "longer than" in came(answer)["error_description"]

@@ -303,3 +303,18 @@ def test_two_processes_do_not_change_keys_at_once(ring: Keyring, monkeypatch: py
             with pytest.raises(ConfigError, match="a lock of another process"):
                 act()
     assert other.generate(NOW).state is KeyState.NEXT
+
+
+def test_a_retired_key_never_comes_back_as_the_next_one(ring: Keyring) -> None:
+    """Two files of one key, as an interrupted rotation may leave them: it counts as retired, and once."""
+    made = key(number=6)
+    ring.directory.mkdir()
+    for state, at in ((KeyState.RETIRED, NOW - DAY), (KeyState.NEXT, NOW), (KeyState.RETIRED, NOW - 2 * DAY)):
+        path = ring.directory / file_name(made.kid, state, at)
+        path.write_bytes(pem(made.private))
+        path.chmod(0o600)
+    (found,) = [one for one in ring.load().keys if one.kid == made.kid]
+    assert (found.state, found.since) == (KeyState.RETIRED, NOW - DAY)
+    assert upcoming(ring.load()) is None
+    ring.retire(made.kid, NOW, force=True)
+    assert list(ring.directory.iterdir()) == []
