@@ -72,9 +72,15 @@ def _until(driver: Any, script: str) -> Any:
 
 
 def _press(driver: Any, label: str) -> None:
-    """Press the button that reads ``label`` as soon as it is there and enabled."""
+    """Press the button that reads ``label`` as soon as it is there, enabled, and bound.
+
+    htmx shows what it has swapped in first and binds it when it settles, 20 ms later; until then it marks it with these classes
+    (https://htmx.org/reference/#classes), and a press would make the browser submit the form by itself.
+    """
     _until(
         driver,
+        "if (document.readyState != 'complete') return false;"
+        "if (document.querySelector('.htmx-request, .htmx-swapping, .htmx-added, .htmx-settling')) return false;"
         f"const b = [...document.querySelectorAll('button')].find(b => b.textContent.trim() == '{label}' && !b.disabled);"
         "if (!b) return false; b.click(); return true",
     )
