@@ -174,10 +174,10 @@ def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
         made = sockets == instance.runtime_dir
         problems += _unwritable(str(server.path), "adminbindpath", sockets, create=made)
         problems += _locked(server.db_path) if running(instance.control_socket) is None else []
-        if server.db_path.exists() and not os.access(server.db_path, os.R_OK | os.W_OK):
+        if _mode(server.db_path) is not None and not os.access(server.db_path, os.R_OK | os.W_OK):
             problems.append(Problem(str(server.db_path), "", "a database that this user may not write", "a writable file", ""))
-        if directory.is_dir() and (mode := stat.S_IMODE(directory.stat().st_mode)) & 0o007:
-            text = f"mode {mode:04o}: every user can reach the database"
+        if stat.S_ISDIR(mode := _mode(directory) or 0) and mode & 0o007:
+            text = f"mode {stat.S_IMODE(mode):04o}: every user can reach the database"
             warned.append(Problem(str(directory), "", text, "", f"chmod 0700 {directory}"))
     problems += _unwritable(where, "runtime_dir", instance.runtime_dir, create=True)
     if len(os.fsencode(instance.control_socket)) > SOCKET_PATH_MAX:
@@ -185,7 +185,8 @@ def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
         problems.append(Problem(where, "runtime_dir", found, f"{SOCKET_PATH_MAX} bytes with the socket's name", "Shorten it."))
     if instance.log_file:
         problems += _unwritable(where, "log_file", instance.log_file.parent)
-        if instance.log_file.exists() and not (instance.log_file.is_file() and os.access(instance.log_file, os.W_OK)):
+        kind = _mode(instance.log_file)
+        if kind is not None and not (stat.S_ISREG(kind) and os.access(instance.log_file, os.W_OK)):
             problems.append(Problem(where, "log_file", f"{instance.log_file}, not writable", "a writable file", ""))
     names = [server.db_path.parent] if server else []
     names += [instance.runtime_dir, *([instance.log_file.parent] if instance.log_file else [])]
@@ -211,11 +212,27 @@ def _locked(database: Path) -> list[Problem]:
 def _unwritable(where: str, key: str, directory: Path, *, create: bool = False) -> list[Problem]:
     """Return a problem unless ``directory`` is writable, or, with ``create``, can be made in its nearest existing parent."""
     there = directory
-    while create and not there.exists() and there != there.parent:
+    while create and _mode(there) is None and there != there.parent:
         there = there.parent
-    if not there.is_dir():
-        found = f"{there}, not a directory" if there.exists() else f"{directory}, which does not exist"
-        return [Problem(where, key, found, "an existing directory", f"mkdir -p {directory}")]
+    try:
+        if not stat.S_ISDIR(there.stat().st_mode):
+            return [Problem(where, key, f"{there}, not a directory", "an existing directory", f"mkdir -p {directory}")]
+    except (FileNotFoundError, NotADirectoryError):
+        return [Problem(where, key, f"{directory}, which does not exist", "an existing directory", f"mkdir -p {directory}")]
+    except OSError as error:
+        found = f"{directory}, which this user cannot look at: {(error.strerror or str(error)).lower()}"
+        return [Problem(where, key, found, "a writable directory", "Run this as the user who runs Kiwi ID, or change its owner.")]
     if os.access(there, os.W_OK | os.X_OK):
         return []
     return [Problem(where, key, f"{there}, where this user may not write", "a writable directory", "Change its owner or mode.")]
+
+
+def _mode(path: Path) -> int | None:
+    """Return ``st_mode``; None when nothing is there, or this user may not enter the directory, which is told by itself.
+
+    Not ``Path.exists``: up to Python 3.13 it raises PermissionError in that case.
+    """
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -108,8 +109,9 @@ def create(root: Path, options: Options) -> list[tuple[Action, Path]]:
 def find_binary(root: Path) -> Path | None:
     """Return the kanidmd to use: under ``root``, else ``/opt/upstream/bin``, else on PATH; None when there is none."""
     for candidate in (Places.under(root).upstream_bin, DEFAULT_BIN):
-        if candidate.is_file():
-            return candidate
+        with suppress(PermissionError):  # a directory that this user may not enter
+            if candidate.is_file():
+                return candidate
     on_path = shutil.which("kanidmd")
     return Path(on_path).absolute() if on_path else None
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -244,6 +245,79 @@ def test_directories_that_may_not_be_written(instance: Path) -> None:
     if os.access(directory, os.W_OK):
         pytest.skip("this user may write everywhere (root with CAP_DAC_OVERRIDE)")
     assert "may not write" in bad(instance)[0][1]
+
+
+@pytest.fixture
+def modes_count() -> list[str]:
+    """What to put before a command so that even root is kept out by a mode; nothing for another user."""
+    if os.getuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root may enter every directory, and there is no setpriv to take that away")
+    # Not another user: the Python that runs the tests may lie where only root can read it.
+    before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "--inh-caps=-dac_override,-dac_read_search"]
+    if subprocess.run([*before, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("root may enter every directory, and setpriv cannot take that away here")
+    return before
+
+
+@contextlib.contextmanager
+def closed(*directories: Path) -> Iterator[None]:
+    """Let nobody enter the directories, not even their owner."""
+    modes = [directory.stat().st_mode for directory in directories]
+    for directory in directories:
+        directory.chmod(0)
+    try:
+        yield
+    finally:
+        for directory, mode in zip(directories, modes, strict=True):
+            directory.chmod(mode)
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("var/lib/upstream", "var/lib/upstream, where this user may not write"),
+        ("var/lib", "var/lib/upstream, which this user cannot look at: permission denied"),
+        ("var/log/kiwi", "var/log/kiwi, where this user may not write"),
+        ("var/log", "var/log/kiwi, which this user cannot look at: permission denied"),
+        ("run/kiwi", "run/kiwi, where this user may not write"),
+        ("run", "run, where this user may not write"),
+        ("opt/upstream/bin", "bin/kanidmd: found permission denied"),
+        ("opt/upstream/etc", "server.toml: found Permission denied"),
+        ("etc/kiwi", "config.toml: found Permission denied"),
+    ],
+)
+def test_directories_that_may_not_be_entered(instance: Path, modes_count: list[str], place: str, words: str) -> None:
+    """For a user who is kept out of a directory, that is a finding like any other and exit code 78, not a traceback."""
+    binary = instance / "opt/upstream/bin/kanidmd"
+    (instance.parent / "kanidmd").rename(binary)
+    edit(instance / "etc/kiwi/config.toml", str(instance.parent / "kanidmd"), str(binary))
+    (instance / "var/log/kiwi/kiwi-id.log").touch()
+    (instance / "var/lib/upstream/kanidm.db").touch()
+    command = [*modes_count, sys.executable, "-m", "kiwi_id", "check", "--json"]
+    with closed(instance / place):
+        done = subprocess.run(
+            [*command, "--config", str(instance / "etc/kiwi/config.toml")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.stderr, done.returncode) == ("", Exit.CONFIG)
+    assert any(words in finding["message"] for finding in json.loads(done.stdout)["findings"]), done.stdout
+
+
+def test_init_where_directories_may_not_be_entered(instance: Path, modes_count: list[str]) -> None:
+    """'kiwi-id init' looks for a kanidmd and for what is there already: being kept out is told in words."""
+    (instance / "etc/kiwi/config.toml").unlink()
+    command = [*modes_count, sys.executable, "-m", "kiwi_id", "init", str(instance), "--key-type", "es256"]
+    with closed(instance / "opt/upstream/bin", instance / "var/lib"):
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == Exit.CONFIG
+    assert "ermission denied" in done.stderr
 
 
 def test_directory_of_the_admin_socket(instance: Path) -> None:
