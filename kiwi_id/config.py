@@ -17,7 +17,7 @@ from typing import Any
 
 from kiwi_id import values
 from kiwi_id.config_keys import CLIENT_KEYS, KEYS, LIMIT_KEYS, ClientSettings, Config, Key, Limits
-from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.errors import ConfigError, ConfigMissing, Problem
 from kiwi_id.values import Refused
 
 __all__ = ["CLIENT_KEYS", "KEYS", "LIMIT_KEYS", "ClientSettings", "Config", "Key", "Limits"]
@@ -40,26 +40,32 @@ def load(file: Path) -> Config:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
         fix = "Run 'kiwi-id init /' to write one, or name another by --config or KIWI_CONFIG."
-        raise ConfigError([Problem(str(file), "", "no such file", "a readable TOML file", fix)]) from None
+        raise ConfigMissing([Problem(str(file), "", "no such file", "a readable TOML file", fix)]) from None
     except (OSError, UnicodeDecodeError) as error:
         found = error.strerror or str(error) if isinstance(error, OSError) else "bytes that are not UTF-8"
         raise ConfigError([Problem(str(file), "", found, "a readable TOML file in UTF-8", "")]) from None
     return parse(text, file)
 
 
-def control_socket_of(file: Path) -> Path:
-    """Return the control socket of the instance of ``file``, even when the file is broken now.
+def control_socket_of(file: Path) -> tuple[Path, str]:
+    """Return the control socket of the instance of ``file``, even when the file is broken now, and a word on a guess.
 
-    ``kiwi-id reload --wait`` must reach the running Kiwi ID to be told by it what is wrong with the file.
+    ``kiwi-id reload --wait`` must reach the running Kiwi ID to be told by it what is wrong with the file. The word is empty when
+    the file says where the socket is.
     """
     try:
-        return load(file).control_socket
+        return load(file).control_socket, ""
     except ConfigError:
         try:
-            found = re.search(r'^\s*runtime_dir\s*=\s*"(/[^"]+)"', file.read_text(encoding="utf-8"), re.MULTILINE)
-        except (OSError, UnicodeDecodeError):
-            found = None
-        return Path(found[1] if found else KEYS["runtime_dir"].default) / "control.sock"
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except OSError as error:
+            text, why = "", f"{file} cannot be read ({error.strerror})"
+        else:
+            why = f"{file} is broken"
+        if found := re.search(r'^\s*runtime_dir\s*=\s*"(/[^"]+)"', text, re.MULTILINE):
+            return Path(found[1]) / "control.sock", ""
+        word = f"{why} and names no runtime_dir, so the default one was tried; name the socket by --socket"
+        return Path(KEYS["runtime_dir"].default) / "control.sock", word
 
 
 def parse(text: str, file: Path) -> Config:

@@ -114,8 +114,10 @@ async def _read_line(stream: trio.abc.ReceiveStream) -> bytes:
     return data
 
 
-def call(path: Path, command: str, *, timeout: float) -> dict[str, Any]:
+def call(path: Path, command: str, *, timeout: float, word: str = "") -> dict[str, Any]:
     """Send one command to a running Kiwi ID and return its answer; blocking, ``timeout`` in seconds. Raises NotRunning.
+
+    ``word`` says how ``path`` was guessed, when it was; it stands in the error.
 
     Plain sockets and no Trio: ``kiwi-id reload`` should not pay for an event loop.
     """
@@ -131,4 +133,5 @@ def call(path: Path, command: str, *, timeout: float) -> dict[str, Any]:
         raise NotRunning(f"Kiwi ID did not answer on {path} within {timeout:g} s") from None
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "no answer"
-        raise NotRunning(f"no running Kiwi ID answers on {path} ({reason}); is it started, and with this config?") from None
+        hint = word or "is it started, and with this config?"
+        raise NotRunning(f"no running Kiwi ID answers on {path} ({reason}); {hint}") from None

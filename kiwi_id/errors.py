@@ -73,6 +73,12 @@ class ConfigError(KiwiError):
         return "\n".join(str(problem) for problem in self.problems)
 
 
+class ConfigMissing(ConfigError):
+    """There is no config file at all. Exit code 66."""
+
+    exit_code = Exit.NOINPUT
+
+
 class ChildUnavailable(KiwiError):
     """Kanidm could not be started, or did not become ready, or kept failing. Exit code 69.
 

@@ -26,7 +26,9 @@ from kiwi_id.web.facade import Facade
 from kiwi_id.web.probes import Probes
 
 if TYPE_CHECKING:
+    from kiwi_id.issuer.context import Context
     from kiwi_id.issuer.service import Service
+    from kiwi_id.kanidm.server_toml import ServerToml
     from kiwi_id.web.issuer import IssuerHandler
 
 # Pages for people, served by the Quart-Trio application (kiwi_id/web/app.py, which is not imported here: it loads Quart).
@@ -69,8 +71,9 @@ class Front:
     async def load(self, config: Config) -> None:
         """Import the issuer and read the key set, in threads, while kanidmd boots. Raises ConfigError."""
         await trio.to_thread.run_sync(self._load_issuer)
-        apply = await trio.to_thread.run_sync(self.prepare_issuer, config)
-        apply()
+        # server.toml as the plan has read it, and kanidmd too: it may have changed since.
+        context = await trio.to_thread.run_sync(self._context, config, self._plan.server)
+        self._service.configure(context)
         self._loaded.set()
 
     def _load_issuer(self) -> None:
@@ -120,23 +123,26 @@ class Front:
 
     # -- what a reload changes ----------------------------------------------------------------------------------------------
 
-    def prepare_issuer(self, new: Config) -> Callable[[], None]:
-        """Read the key set and make the issuer's context (a reload step). Raises ConfigError."""
+    def _context(self, config: Config, server: ServerToml) -> Context:
+        """Read the key set and make the issuer's context. Raises ConfigError."""
         from kiwi_id.issuer.context import Context  # noqa: PLC0415
         from kiwi_id.issuer.rotation import Keyring  # noqa: PLC0415
         from kiwi_id.kanidm.oauth2 import OAuth2  # noqa: PLC0415
 
-        keyring = Keyring(new.jwt_private_key, new.jwt_public_key, new.keys_dir)
+        keyring = Keyring(config.jwt_private_key, config.jwt_public_key, config.keys_dir)
         keyring.finish_interrupted()
-        server = self._plan.read_server(new)
-        context = Context(
-            issuer=new.issuer or server.origin,
+        return Context(
+            issuer=config.issuer or server.origin,
             domain=server.domain,
-            groups_claim=new.groups_claim,
+            groups_claim=config.groups_claim,
             keys=keyring.load(),
-            clients=new.clients,
+            clients=config.clients,
             kanidm=OAuth2(Caller(self.pool, self._status, self._current)),
         )
+
+    def prepare_issuer(self, new: Config) -> Callable[[], None]:
+        """Make the issuer's context anew (a reload step). Raises ConfigError."""
+        context = self._context(new, self._plan.read_server(new))
         return lambda: self._service.configure(context)
 
     def prepare_tls(self, new: Config) -> Callable[[], None]:

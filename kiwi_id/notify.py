@@ -68,7 +68,7 @@ class Notifier:
 
 async def listener_answers(address: Address, *, tls: bool) -> bool:
     """Tell whether our own listener at ``address``, which serves TLS or not, serves a new connection."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - compared, not bound
+    host = address.reachable_host
     try:
         async with await trio.open_tcp_stream(host, address.port) as stream:
             # Plain HTTP gets an answer; with TLS the refusal of it shows as well that the connection is served.

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import trio
@@ -25,6 +28,8 @@ Waiter = Callable[[], Awaitable[bool]]
 
 # Certificate and keys are looked at this often, seconds: the one is renewed a month ahead, the others live for weeks.
 RENEWAL_CHECK = 3600.0
+# How long an address in use is waited for at the start, seconds: a service manager does not start us again for it (exit 78).
+BIND_PATIENCE = 2.0
 
 
 class Plan:
@@ -62,7 +67,7 @@ class Plan:
             self.tls = listener.tls_context(config)
 
         def bind() -> None:
-            self.sockets = listener.bind(config.listen_addr)
+            self.sockets = self._bind(config)
 
         for step in (read_server, check_binary, read_tls, bind):
             attempt(step)
@@ -70,6 +75,22 @@ class Plan:
             for sock in self.sockets:
                 sock.close()
             raise ConfigError(problems)
+
+    def _bind(self, config: Config) -> list[socket.socket]:
+        """Bind the listener. An address in use is waited for a moment, because a predecessor may just be ending."""
+        ends = time.monotonic() + BIND_PATIENCE
+        while True:
+            try:
+                return listener.bind(config.listen_addr)
+            except listener.AddressInUse as error:
+                if time.monotonic() < ends:
+                    time.sleep(0.1)
+                    continue
+                with suppress(control.NotRunning):
+                    pid = control.call(config.control_socket, "status", timeout=2)["pid"]
+                    fix = f"This very instance is running already, as process {pid}: 'kiwi-id status' shows it."
+                    raise ConfigError([replace(problem, fix=fix) for problem in error.problems]) from None
+                raise
 
     def listen_control(self) -> None:
         """Bind the control socket; after the lock has been taken, because it replaces a socket file that is there."""

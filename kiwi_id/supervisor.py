@@ -126,6 +126,8 @@ class Supervisor:
             # In a thread, because a changed binary is hashed; and before each start, because it may have been swapped.
             binary = await trio.to_thread.run_sync(self.plan.binary.verify)
             self.status.version, self.status.tested = binary.version, binary.tested
+            if not binary.tested:
+                log.warn("this kanidmd was not tested with this Kiwi ID", upstream_version=binary.version)
             return [str(binary.path), "server", "-c", str(self.plan.config.upstream_config)]
 
         return Child(
@@ -168,10 +170,7 @@ class Supervisor:
             self.signals.request_reload()
             return {"ok": True}
 
-        async def status() -> dict[str, Any]:
-            return self.describe()
-
-        handlers: dict[str, control.Handler] = {"reload": reload, "request_reload": request_reload, "status": status}
+        handlers: dict[str, control.Handler] = {"reload": reload, "request_reload": request_reload, "status": self._status}
         await control.serve(self.plan.control, handlers, path=self.plan.config.control_socket, task_status=task_status)
 
     async def _load_rest(self) -> None:
@@ -194,8 +193,6 @@ class Supervisor:
         if not await self.status.wait_serving():
             return
         log.info("ready", version=__version__, upstream_version=self.status.version, tested=self.status.tested)
-        if not self.status.tested:
-            log.warn("this kanidmd was not tested with this Kiwi ID", upstream_version=self.status.version)
         self.notifier.ready(self.summary())
 
     async def _answers_itself(self) -> bool:
@@ -272,7 +269,7 @@ class Supervisor:
         """Return the line that ``systemctl status`` shows."""
         return f"kanidmd {self.status.version} is {self.status.state.value}, restarted {self.status.restarts} times"
 
-    def describe(self) -> dict[str, Any]:
+    async def _status(self) -> dict[str, Any]:
         """Return what ``kiwi-id status`` shows."""
         last = self.reloader.last
         return {

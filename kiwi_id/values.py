@@ -35,6 +35,11 @@ class Address:
     host: str
     port: int
 
+    @property
+    def reachable_host(self) -> str:
+        """The host to connect to: the loopback, when this one means "every address"."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

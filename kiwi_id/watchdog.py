@@ -13,6 +13,10 @@ from kiwi_id.state import ChildState, ChildStatus
 
 log = Log("watchdog")
 
+# The least that a probe gets, seconds: when interval and timeout are the same, the only one may begin when the time is over.
+LAST_PROBE = 1.0
+_TICK = 0.01
+
 
 @dataclass(frozen=True)
 class WatchdogSettings:
@@ -46,19 +50,23 @@ async def watch(
         healthy_at = trio.current_time()
         while status.serving and status.pid == life:
             now = settings()
-            await trio.sleep(now.interval)
+            left = healthy_at + now.timeout - trio.current_time()
+            # Once it is failing, the last probe ends when the time is over, and not up to an interval later.
+            failing = status.state is ChildState.UNHEALTHY
+            await trio.sleep(min(now.interval, max(left - now.probe_timeout, 0.0)) if failing else now.interval)
             if not status.serving or status.pid != life:
                 break
             began = trio.current_time()
+            left = healthy_at + now.timeout - began
             try:
-                await probe(now.probe_timeout)
+                await probe(min(now.probe_timeout, max(left, LAST_PROBE)))
             except ProbeFailed as error:
                 # The probe's answer may be older than the state: the child may have ended while we waited for it.
                 if status.state is ChildState.READY and status.pid == life:
                     status.transition(ChildState.UNHEALTHY, f"probe failed: {error}")
                 silent = trio.current_time() - healthy_at
                 log.debug("probe failed", error=str(error), silent_s=round(silent, 1))
-                if silent >= settings().timeout and status.state is ChildState.UNHEALTHY and status.pid == life:
+                if silent >= settings().timeout - _TICK and status.state is ChildState.UNHEALTHY and status.pid == life:
                     await restart(f"no successful probe for {silent:.0f} s")
             else:
                 healthy_at = began

@@ -8,7 +8,7 @@ import sys
 
 from kiwi_id import config
 from kiwi_id.cli import add_config_option
-from kiwi_id.errors import Exit
+from kiwi_id.errors import ConfigError, Exit
 
 _PATHS = {"health": "/healthz", "ready": "/readyz", "live": "/livez"}
 
@@ -22,8 +22,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Probe; print the answer; return 0 when it is 200, else 1 (78 when the config cannot be read)."""
-    settings = config.load(config.config_path(args.config))
+    """Probe; print the answer; return 0 when it is 200, else 1."""
+    try:
+        settings = config.load(config.config_path(args.config))
+    except ConfigError as error:  # a container engine knows healthy (0) and unhealthy (1) only
+        sys.stderr.write(error.diagnostics() + "\n")
+        return Exit.FAILURE
     try:
         status, body = _get(settings, _PATHS[args.probe], args.timeout)
     except (OSError, ValueError) as error:
@@ -35,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _get(settings: config.Config, path: str, timeout: float) -> tuple[int, str]:
     address = settings.listen_addr
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104 - compared, not bound
+    host = address.reachable_host
     with socket.create_connection((host, address.port), timeout) as tcp:
         sock: socket.socket = tcp
         if settings.tls_cert is not None:

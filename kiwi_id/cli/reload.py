@@ -23,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Ask for a reload; return 0 when it worked (or was asked for), 78 when the files were refused."""
-    path = Path(args.socket) if args.socket else config.control_socket_of(config.config_path(args.config))
+    path, word = (Path(args.socket), "") if args.socket else config.control_socket_of(config.config_path(args.config))
     if not (args.wait or args.json):
         # Not a HUP to the process whose id status tells: inside a container that is 1, and outside 1 is somebody else.
-        control.call(path, "request_reload", timeout=args.timeout)
+        control.call(path, "request_reload", timeout=args.timeout, word=word)
         return Exit.OK
-    outcome = control.call(path, "reload", timeout=args.timeout)
+    outcome = control.call(path, "reload", timeout=args.timeout, word=word)
     if args.json:
         sys.stdout.write(json.dumps(outcome) + "\n")
     elif outcome["ok"]:

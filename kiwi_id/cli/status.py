@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the status; return 0, or 69 when none is running."""
-    path = Path(args.socket) if args.socket else config.control_socket_of(config.config_path(args.config))
-    answer = control.call(path, "status", timeout=10)
+    path, word = (Path(args.socket), "") if args.socket else config.control_socket_of(config.config_path(args.config))
+    answer = control.call(path, "status", timeout=10, word=word)
     if args.json:
         sys.stdout.write(json.dumps(answer) + "\n")
         return Exit.OK

@@ -110,9 +110,11 @@ class Exchange(ABC):
         self.finish()
         await self.flush()
 
-    async def respond_error(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
-        """Send our own error page, or JSON, in answer to the request. Raises ClientGone."""
-        headers, body = pages.error(
+    async def respond_error(
+        self, status: int, code: str, message: str, *, retry_after: int | None = None, headers: Headers | None = None
+    ) -> None:
+        """Send our own error page, or JSON, in answer to the request; ``headers`` are added to it. Raises ClientGone."""
+        own, body = pages.error(
             status,
             code,
             message,
@@ -121,7 +123,7 @@ class Exchange(ABC):
             retry_after=retry_after,
         )
         self.notes.setdefault("error", code)
-        await self.respond(status, headers, body)
+        await self.respond(status, [*own, *(headers or [])], body)
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -34,6 +34,10 @@ _BUSY = (
 _BUSY = _BUSY.replace(b"94", str(len(_BUSY.partition(b"\r\n\r\n")[2])).encode())
 
 
+class AddressInUse(ConfigError):
+    """Somebody listens there already."""
+
+
 def bind(address: Address) -> list[socket.socket]:
     """Bind and listen on every address that ``address`` resolves to. Raises ConfigError in words when that fails."""
     sockets: list[socket.socket] = []
@@ -56,7 +60,8 @@ def bind(address: Address) -> list[socket.socket]:
             errno.EACCES: "Ports below 1024 need CAP_NET_BIND_SERVICE: grant it, or choose a higher port.",
         }.get(error.errno or 0, "")
         problem = Problem(str(address), "listen_addr", error.strerror or str(error), "an address that can be listened on", fix)
-        raise ConfigError([problem]) from None
+        refused = AddressInUse if error.errno == errno.EADDRINUSE else ConfigError
+        raise refused([problem]) from None
     return sockets
 
 

@@ -13,7 +13,6 @@ from urllib.parse import parse_qs
 
 from kiwi_id import __version__
 from kiwi_id.proxy.exchange import Exchange
-from kiwi_id.proxy.rules import Headers
 from kiwi_id.state import ChildState, ChildStatus
 
 MAX_BODY = 65536
@@ -40,19 +39,17 @@ class Probes:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer a probe."""
         await exchange.read_body(MAX_BODY)  # none is expected, but one that is there must not be taken for the next request
-        allow: Headers = []
         if exchange.method not in (b"GET", b"HEAD"):
-            status, content = 405, {"status": "method not allowed"}
             allow = [(b"allow", b"GET, HEAD")]
-        else:
-            status, content = self._routes[exchange.path](exchange.target.partition(b"?")[2])
+            await exchange.respond_error(405, "method_not_allowed", "A probe is asked by GET or HEAD.", headers=allow)
+            return
+        status, content = self._routes[exchange.path](exchange.target.partition(b"?")[2])
         body = json.dumps(content, separators=(",", ":")).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
             (b"x-request-id", exchange.request_id),
-            *allow,
         ]
         await exchange.respond(status, headers, body)
 

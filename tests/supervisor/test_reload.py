@@ -64,7 +64,26 @@ def test_what_needs_a_restart_is_named(kiwi: Kiwi) -> None:
     done = kiwi.cli("reload", "--wait")
     assert done.returncode == 0
     assert "need a restart of Kiwi ID to change: listen_addr" in done.stdout
-    assert kiwi.logs(msg="these keys changed but need a restart of Kiwi ID", keys=["listen_addr"])
+    assert kiwi.logs(msg="these keys differ from those in force, and need a restart of Kiwi ID", keys=["listen_addr"])
+    assert "need a restart of Kiwi ID to change: listen_addr" in kiwi.cli("reload", "--wait").stdout  # it still does
+    kiwi.set(listen_addr=f"127.0.0.1:{kiwi.port}")
+    assert "restart" not in kiwi.cli("reload", "--wait").stdout  # taken back
+
+
+def test_a_config_that_cannot_be_read_hides_no_running_kiwi_id(kiwi: Kiwi) -> None:
+    """Also a config of junk bytes leads to the instance when it names its runtime_dir; without one the guess is admitted."""
+    kiwi.start_ready()
+    good = kiwi.config.read_bytes()
+    kiwi.config.write_bytes(b"# \xff\n" + good)
+    done = kiwi.cli("reload", "--wait")
+    assert done.returncode == 78
+    assert "bytes that are not UTF-8" in done.stderr
+    kiwi.config.unlink()
+    done = kiwi.cli("reload", "--wait")
+    assert done.returncode == 69
+    assert "cannot be read" in done.stderr
+    assert "name the socket by --socket" in done.stderr
+    assert kiwi.cli("reload", "--wait", "--socket", str(kiwi.places.runtime_dir / "control.sock")).returncode == 78
     assert kiwi.get()[0] == 200
 
 

@@ -103,10 +103,10 @@ def test_a_bad_setting_ends_with_78_and_says_which(kiwi: Kiwi, settings: dict[st
 
 
 def test_a_missing_config_is_told(kiwi: Kiwi) -> None:
-    """Without a config file: 78, its name and how to make one."""
+    """Without a config file: 66, its name and how to make one."""
     kiwi.config.unlink()
     kiwi.start()
-    assert kiwi.wait() == 78
+    assert kiwi.wait() == 66
     assert f"{kiwi.config}: found no such file" in kiwi.text()
     assert "kiwi-id init" in kiwi.text()
 
