@@ -7,18 +7,12 @@ A request that a live session can answer is answered at once, through Kanidm's J
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 import secrets
 import time
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import parse_qs, unquote, urlencode, urlsplit
-
-import jwt
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from kiwi_id.issuer import consent
+from kiwi_id.issuer.asked import PREFIX, Asked, check, is_plain
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, redirect, shown
 from kiwi_id.issuer.responses import MODES, authorization_response, mistake
@@ -31,77 +25,7 @@ CODE_LIFETIME = 60.0
 # Kanidm puts the whole request into a cookie, and browsers drop cookies over 4,096 bytes: measured, this long a target makes 3,922.
 LONGEST_TARGET = 2800
 _LONGEST_PARKED = 2600
-PREFIX = "kiwi-"
 STATE_COOKIE = "__Host-kiwi-state-"
-
-_CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
-# RFC 3986 without a fragment (RFC 6749 §3.1.2): nothing that a URL parser would strip, mend or read in two ways.
-_REDIRECT_URI = re.compile(r"[a-z][a-z0-9+.-]*:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]+")
-_PROMPTS = frozenset({"none", "login", "consent", "select_account"})
-_LONGEST = {"nonce": 1024, "redirect_uri": 1024, "login_hint": 256, "scope": 1024}
-
-
-@dataclass
-class Asked:
-    """An authorization request, checked as far as it can be without Kanidm."""
-
-    client_id: str
-    redirect_uri: str
-    scope: str
-    mode: str
-    state: str | None
-    nonce: str
-    challenge: str
-    prompt: frozenset[str] = frozenset()
-    max_age: int | None = None
-    login_hint: str = ""
-    hint_sub: str = ""
-    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
-
-    def kanidm_parameters(self) -> dict[str, str]:
-        """Return the request as Kanidm is to see it: only what both versions take, and always with a PKCE of our own."""
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
-        parameters = {
-            "response_type": "code",
-            "client_id": self.client_id,
-            "redirect_uri": self.redirect_uri,
-            "scope": self.scope,
-            "state": PREFIX,
-            "code_challenge": challenge,
-            "code_challenge_method": "S256",
-        }
-        return {**parameters, "nonce": self.nonce} if self.nonce else parameters
-
-    def to_box(self) -> dict[str, Any]:
-        """Return what must come back with the browser."""
-        return {
-            "c": self.client_id,
-            "r": self.redirect_uri,
-            "o": self.scope,
-            "m": self.mode,
-            "s": self.state,
-            "n": self.nonce,
-            "h": self.challenge,
-            "v": self.verifier,
-            "p": int("consent" in self.prompt),
-            "u": self.hint_sub,
-        }
-
-    @classmethod
-    def from_box(cls, box: dict[str, Any]) -> Asked:
-        """Return the request that ``to_box`` put away."""
-        return cls(
-            client_id=box["c"],
-            redirect_uri=box["r"],
-            scope=box["o"],
-            mode=box["m"],
-            state=box["s"],
-            nonce=box["n"],
-            challenge=box["h"],
-            verifier=box["v"],
-            prompt=frozenset({"consent"}) if box["p"] else frozenset(),
-            hint_sub=box["u"],
-        )
 
 
 async def authorize(ctx: Context, request: Request) -> Response:
@@ -114,7 +38,7 @@ async def authorize(ctx: Context, request: Request) -> Response:
     if not client_id or not redirect_uri:
         lacking = "client_id" if not client_id else "redirect_uri"
         return mistake("This sign-in request is incomplete", f"The parameter '{lacking}' is missing.")
-    if not _is_plain(redirect_uri):
+    if not is_plain(redirect_uri):
         return _bad_redirect(redirect_uri)
     client = await ctx.client(client_id)
     if client is None:
@@ -122,7 +46,7 @@ async def authorize(ctx: Context, request: Request) -> Response:
     probe = Asked(client_id, redirect_uri, scope="openid", mode="query", state=None, nonce="", challenge="")
     mode = parameters.get("response_mode", "query")
     try:
-        asked = _check(ctx, parameters, client.scopes)
+        asked = check(ctx, parameters, client.scopes)
         return await _answer(ctx, request, asked)
     except OAuthError as error:
         # Only now is it looked up whether that address may be told anything at all: this can never be an open redirect.
@@ -131,68 +55,6 @@ async def authorize(ctx: Context, request: Request) -> Response:
         content = {"error": error.error, "error_description": error.description}
         usable = mode if mode in MODES else "query"
         return authorization_response(ctx, redirect_uri, usable, parameters.get("state"), content)
-
-
-def _check(ctx: Context, parameters: dict[str, str], known_scopes: frozenset[str]) -> Asked:
-    for name, code in (
-        ("request", "request_not_supported"),
-        ("request_uri", "request_uri_not_supported"),
-        ("registration", "registration_not_supported"),
-    ):
-        if name in parameters:
-            raise OAuthError(code, f"The parameter '{name}' is not supported.")
-    for name, longest in _LONGEST.items():
-        if len(parameters.get(name, "")) > longest:
-            raise OAuthError("invalid_request", f"The parameter '{name}' is longer than {longest} characters.")
-    kind = parameters.get("response_type", "")
-    if kind != "code":
-        code = "unsupported_response_type" if kind else "invalid_request"
-        raise OAuthError(code, "The only response_type is 'code'.")
-    mode = parameters.get("response_mode", "query")
-    if mode not in MODES:
-        raise OAuthError("invalid_request", "The response_mode is none of query, fragment, form_post.")
-    challenge = parameters.get("code_challenge", "")
-    method = parameters.get("code_challenge_method", "plain" if challenge else "")
-    if method and method != "S256":
-        raise OAuthError("invalid_request", "The only code_challenge_method is S256.")
-    if (method or challenge) and not _CHALLENGE.fullmatch(challenge):
-        raise OAuthError("invalid_request", "The code_challenge is not a base64url SHA-256.")
-    if not challenge and ctx.settings(parameters["client_id"]).require_pkce:
-        raise OAuthError("invalid_request", "This client must use PKCE: code_challenge is missing.")
-    prompt = frozenset(parameters.get("prompt", "").split())
-    if prompt - _PROMPTS or ("none" in prompt and len(prompt) > 1):
-        raise OAuthError("invalid_request", "The prompt is none of none, login, consent, select_account, or none with another.")
-    max_age = parameters.get("max_age")
-    if max_age is not None and not re.fullmatch(r"[0-9]{1,9}", max_age):
-        raise OAuthError("invalid_request", "max_age is not a number of seconds.")
-    # OIDC Core §3.1.2.1: scopes that are not understood should be ignored. Kanidm would refuse the whole request for one.
-    wanted = parameters.get("scope", "openid").split()
-    scope = [name for name in dict.fromkeys(wanted) if name in known_scopes]
-    if not scope:
-        raise OAuthError("invalid_scope", "None of these scopes is known for this client.")
-    return Asked(
-        client_id=parameters["client_id"],
-        redirect_uri=parameters["redirect_uri"],
-        scope=" ".join(scope),
-        mode=mode,
-        state=parameters.get("state"),
-        nonce=parameters.get("nonce", ""),
-        challenge=challenge,
-        prompt=prompt,
-        max_age=None if max_age is None else int(max_age),
-        login_hint=parameters.get("login_hint", ""),
-        hint_sub=_hint_subject(ctx, parameters.get("id_token_hint", "")),
-    )
-
-
-def _hint_subject(ctx: Context, hint: str) -> str:
-    if not hint:
-        return ""
-    try:
-        # An ID token that has expired is still a good hint of who is meant (OIDC Core §3.1.2.1).
-        return str(ctx.keys.verify(hint, "JWT", issuer=ctx.issuer, expired_ok=True)["sub"])
-    except (jwt.InvalidTokenError, KeyError):
-        raise OAuthError("invalid_request", "The id_token_hint is not an ID token of this issuer.") from None
 
 
 async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
@@ -217,22 +79,6 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
         raise OAuthError("login_required", "The user has to log in first.")
     assert isinstance(result, NeedsConsent | NeedsLogin)  # noqa: S101 - the union's last members
     return send_to_kanidm(ctx, asked, refused=session if anew else None)
-
-
-def _is_plain(redirect_uri: str) -> bool:
-    """Tell whether a redirect URI is written as it is meant.
-
-    Kanidm compares what its URL parser makes of it, which lower-cases, resolves dot segments and drops tabs; the browser is sent
-    to what the client wrote. Only where both are the same is Kanidm's word a word about the latter (RFC 9700 §4.1.3).
-    """
-    if len(redirect_uri) > _LONGEST["redirect_uri"] or not _REDIRECT_URI.fullmatch(redirect_uri) or redirect_uri.endswith("?"):
-        return False
-    scheme, _, rest = redirect_uri.partition(":")
-    if scheme not in ("http", "https"):
-        return True
-    host, _, path = rest.removeprefix("//").partition("?")[0].partition("/")
-    segments = unquote(path).split("/")
-    return rest.startswith("//") and bool(host) and host == host.lower() and "@" not in host and not {".", ".."} & set(segments)
 
 
 def _must_log_in(asked: Asked, session: Session) -> bool:

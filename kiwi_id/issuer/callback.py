@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs, urlsplit
 
-from kiwi_id.issuer.authorize import PREFIX, STATE_COOKIE, Asked, make_code, send_to_kanidm
+from kiwi_id.issuer.asked import PREFIX, Asked
+from kiwi_id.issuer.authorize import STATE_COOKIE, make_code, send_to_kanidm
 from kiwi_id.issuer.box import NotOurs, TooOld
 from kiwi_id.issuer.consent import ask, remember_client
 from kiwi_id.issuer.context import Context

@@ -6,17 +6,15 @@ The latter is a sealed cookie with the client ids, for logout: whoever logged in
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
+from kiwi_id.issuer.asked import Asked
 from kiwi_id.issuer.box import NotOurs
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, page
 from kiwi_id.issuer.responses import authorization_response, mistake
 from kiwi_id.kanidm.oauth2 import Granted, NeedsConsent, NeedsLogin, Session
-
-if TYPE_CHECKING:
-    from kiwi_id.issuer.authorize import Asked
 
 PAGE_LIFETIME = 600.0
 SESSION_COOKIE = "__Host-kiwi-clients"
@@ -52,7 +50,7 @@ async def decide(ctx: Context, request: Request) -> Response:
 
     The box names the session that was asked, so that a decision can be neither forged nor carried over to another user's.
     """
-    from kiwi_id.issuer.authorize import Asked, finish, send_to_kanidm  # noqa: PLC0415 - the two call each other
+    from kiwi_id.issuer.authorize import finish, send_to_kanidm  # noqa: PLC0415 - the two call each other
 
     try:
         form = request.parameters()

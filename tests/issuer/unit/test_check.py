@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from kiwi_id.issuer import authorize
-from kiwi_id.issuer.authorize import _is_plain
+from kiwi_id.issuer import asked
+from kiwi_id.issuer.asked import Asked, is_plain
 from kiwi_id.issuer.http import OAuthError, Request
 from kiwi_id.kanidm.oauth2 import read_session
 from tests.issuer.unit.fake_kanidm import BOB, SCOPES, jws
@@ -19,9 +19,9 @@ from tests.issuer.unit.issuer import CHALLENGE, ISSUER, World, box_of, came, hea
 BASE = {"response_type": "code", "client_id": "mail", "redirect_uri": "https://mail.example/cb"}
 
 
-def check(**change: str) -> authorize.Asked:
+def check(**change: str) -> Asked:
     """Check a request with these parameters."""
-    return authorize._check(World().ctx, {**BASE, **change}, frozenset(SCOPES))
+    return asked.check(World().ctx, {**BASE, **change}, frozenset(SCOPES))
 
 
 def test_the_least_request_and_the_fullest() -> None:
@@ -99,7 +99,7 @@ def test_a_hint_must_be_an_id_token_of_ours(typ: str, issuer: str, number: int) 
 )
 def test_redirect_uris_that_mean_what_they_say(uri: str) -> None:
     """HTTP, loopback, app schemes, with query."""
-    assert _is_plain(uri)
+    assert is_plain(uri)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_redirect_uris_that_mean_what_they_say(uri: str) -> None:
 )
 def test_redirect_uris_that_could_be_read_in_two_ways(uri: str) -> None:
     """RFC 9700 §4.1.3: exact comparison; what parsers mend differently is refused before it is compared."""
-    assert not _is_plain(uri)
+    assert not is_plain(uri)
 
 
 # -- over the fake Kanidm ---------------------------------------------------------------------------------------------------------
