@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from kiwi_id import __version__
-from kiwi_id.config import Config, line_numbers
+from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance.files import write_atomic
+from kiwi_id.toml import line_numbers
 
 UNPINNED = "sha256:pinned-per-instance"
 """The packaged file's checksum; in an instance's file (somebody copied the packaged one) it means: no pin yet."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from kiwi_id import values
+from kiwi_id import toml, values
 from kiwi_id.config_keys import CLIENT_KEYS, KEYS, LIMIT_KEYS, ClientSettings, Config, Key, Limits
 from kiwi_id.errors import ConfigError, ConfigMissing, Problem
 from kiwi_id.values import Refused
@@ -70,13 +69,7 @@ def control_socket_of(file: Path) -> tuple[Path, str]:
 
 def parse(text: str, file: Path) -> Config:
     """Check the text of a config file; ``file`` names it in errors and becomes ``Config.path``. Raises ConfigError."""
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: integers and nestings beyond Python's own limits
-        line = re.search(r"line (\d+)", str(error))
-        where = f"{file}:{line[1]}" if line else str(file)
-        raise ConfigError([Problem(where, "", f"a TOML syntax error: {error}", "TOML", "")]) from None
-    lines = line_numbers(text)
+    table, lines = toml.parse(text, file), toml.line_numbers(text)
     problems: list[Problem] = []
 
     def take(holder: dict[str, Any], name: str, title: str) -> dict[str, Any]:
@@ -153,20 +146,6 @@ def _contradictions(found: dict[str, Any], limits: dict[str, Any], file: Path, l
         what = f"{found['listen_addr']}, the same as upstream_addr"
         refuse("listen_addr", what, "an address of its own", "Kiwi ID and kanidmd cannot share one address.")
     return problems
-
-
-def line_numbers(text: str) -> dict[str, int]:
-    """Map ``key`` and ``table.key`` to their line; tomllib keeps no positions, and an error without a line is half an error."""
-    lines: dict[str, int] = {}
-    table = ""
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([\w.\"'-]+)\s*\]", line):
-            name = re.sub("[\"']", "", header[1])
-            table = name + "."
-            lines.setdefault(name, number)
-        elif assignment := re.match(r"\s*(?:\"([^\"]+)\"|'([^']+)'|([\w.-]+))\s*=", line):
-            lines.setdefault(table + (assignment[1] or assignment[2] or assignment[3]), number)
-    return lines
 
 
 def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:

@@ -98,10 +98,7 @@ class Plan:
 
     def read_server(self, new: Config) -> ServerToml:
         """Read server.toml and check it against a config. Raises ConfigError."""
-        server = server_toml.load(self.config.upstream_config)
-        if mismatch := server_toml.check_against(server, new):
-            raise ConfigError(mismatch)
-        return server
+        return server_toml.load(self.config.upstream_config, new)
 
     def prepare_pin(self, new: Config) -> Callable[[], None]:
         """Read server.toml and the pinned chain anew (a reload step). Raises ConfigError."""

@@ -47,8 +47,12 @@ class Address:
 def shown(value: object) -> str:
     """Return ``value`` with its TOML type, shortened to fit a line, for the *found* part of an error."""
     names = {bool: "boolean", int: "integer", float: "float", str: "string", list: "array", dict: "table"}
-    # JSON's escapes, so that a line break or an escape sequence in a value cannot break the line or the terminal.
-    text = repr(value) if not isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        # JSON spells them as TOML does; and its escapes keep a line break or an escape sequence from the line and the terminal.
+        spelt_alike = isinstance(value, str | bool | list | dict)
+        text = json.dumps(value, ensure_ascii=False, default=str) if spelt_alike else str(value)
+    except ValueError:  # Python prints no integer beyond that; TOML's 0x… may have any length
+        text = "a number of more than 4300 digits"
     text = text if len(text) <= 60 else text[:57] + "…"
     return f"{text} ({names.get(type(value), type(value).__name__)})"
 
@@ -57,7 +61,7 @@ def duration(value: Any, *, low: float = 0.0, high: float = 86400.0 * 3650) -> f
     """Parse ``"5s"``, ``"1m30s"``, ``"250ms"`` into seconds; ``low`` and ``high`` bound it, in seconds. Raises Refused."""
     allowed = f'a string such as "250ms", "5s", "1m30s", "2h", from {_plain(low)} to {_plain(high)}'
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise Refused(shown(value), allowed, f'Write it with a unit: "{value}s".')
+        raise Refused(shown(value), allowed, f'Write it with a unit: "{value}s".' if abs(value) < high else "")
     if not isinstance(value, str):
         raise Refused(shown(value), allowed)
     position, seconds, previous = 0, 0.0, float("inf")

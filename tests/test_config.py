@@ -92,7 +92,7 @@ def test_all_problems_are_told_at_once() -> None:
     assert len({problem.where for problem in found}) == len(found)
 
 
-@pytest.mark.parametrize("text", ["log_level = \n", "a = 1\na = 2\n", "x = " + "9" * 5000, "x = " + "[" * 9000])
+@pytest.mark.parametrize("text", ["log_level = \n", "a.b = 1\n[a]\nb = 2\n", "x = " + "9" * 5000, "x = " + "[" * 9000])
 def test_what_is_not_toml(text: str) -> None:
     """Syntax errors, and what Python's parser trips over, are problems of the file, not crashes of ours."""
     (problem,) = problems(text)
@@ -104,6 +104,30 @@ def test_syntax_errors_carry_the_line() -> None:
     """The parser's line ends up where all others are."""
     (problem,) = problems('log_level = "info"\nlog_format = \n')
     assert problem.where == f"{FILE}:2"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "first"),
+    [
+        ('log_level = "info"\n\nlog_level = "debug"\n', 3, "log_level", 1),
+        ('log_level = "info"\nlog_level = "debug"', 2, "log_level", 1),  # tomllib tells no line at the end of the file
+        ("[limits]\nmax_connections = 1\nmax_connections = 1\n[clients]\n", 3, "limits.max_connections", 2),
+        ("[limits]\n[clients]\n[limits]\n", 3, "limits", 1),
+    ],
+)
+def test_a_key_or_table_that_is_there_twice(text: str, line: int, key: str, first: int) -> None:
+    """Both lines are told, and that one of them must go, in words that are no parser's."""
+    (problem,) = problems(text)
+    assert (problem.where, problem.key) == (f"{FILE}:{line}", key)
+    assert problem.found == f"the same once more: it is on line {first} already"
+    assert (problem.allowed, problem.fix) == ("each once", "Remove one of the two.")
+
+
+def test_an_integer_of_any_length_is_refused_like_another() -> None:
+    """Python refuses to print some, which must not be a traceback."""
+    huge = "0x" + "f" * 9000
+    found = problems(f"health_check_interval = {huge}\nlog_level = {huge}\n[limits]\nmax_connections = {huge}\n")
+    assert [problem.key for problem in found] == ["health_check_interval", "log_level", "limits.max_connections"]
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

@@ -177,6 +177,61 @@ def test_all_problems_at_once() -> None:
     assert [problem.where for problem in found] == [f"{FILE}:5", f"{FILE}:1", f"{FILE}:3", str(FILE), str(FILE), f"{FILE}:4"]
 
 
+def test_a_key_that_is_there_twice() -> None:
+    """Told as for config.toml."""
+    (problem,) = problems(BASE + 'domain = "example.org"\n')
+    assert (problem.where, problem.key, problem.fix) == (f"{FILE}:6", "domain", "Remove one of the two.")
+
+
+def test_the_origin_is_judged_without_the_domain_too() -> None:
+    """A wrong domain hides nothing of the origin but whether the two fit."""
+    assert keys(problems(BASE.replace('"example.com"', "7").replace("https://id", "http://id"))) == ["domain", "origin"]
+    assert keys(problems(BASE.replace('"example.com"', "7"))) == ["domain"]
+
+
+def test_a_required_key_that_is_misspelt() -> None:
+    """What is missing and what is unknown are one mistake, told as one, with the line; others are left to the warnings."""
+    (problem,) = problems(BASE.replace("db_path", "db_pth") + "colour = 1\n")
+    assert (problem.where, problem.key) == (f"{FILE}:3", "db_path")
+    assert problem.found == "nothing, but an unknown key 'db_pth'"
+    assert problem.fix == "Did you mean 'db_path'?"
+
+
+def examine(tmp_path: Path, text: str) -> tuple[ServerToml | None, list[str], list[str]]:
+    """Return what ``examine`` does of a file with ``text``: the server, and the keys of problems and of warnings."""
+    (tmp_path / "server.toml").write_text(text)
+    server, wrong, warned = server_toml.examine(tmp_path / "server.toml", CONFIG)
+    return server, keys(wrong), keys(warned)
+
+
+def test_everything_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    """A setting that is refused hides neither what does not fit config.toml nor the warnings, nor what they can be told of."""
+    text = BASE.replace("https://id.example.com", "http://x") + 'bindaddress = "0.0.0.0:9"\nldapbindaddress = "x"\nbindadress = 1\n'
+    server, wrong, warned = examine(tmp_path, text)
+    assert server is not None
+    assert server.db_path == Path("/var/lib/upstream/kanidm.db")
+    assert wrong == ["origin", "bindaddress"]
+    assert warned == ["trust_x_forward_for", "ldapbindaddress", "bindaddress", "bindadress"]
+    with pytest.raises(ConfigError) as caught:
+        server_toml.load(tmp_path / "server.toml", CONFIG)
+    assert keys(caught.value.problems) == wrong
+
+
+def test_what_could_not_be_read_is_not_judged(tmp_path: Path) -> None:
+    """Of an address, a trust or a path that is refused nothing more is said, and no server is made of it."""
+    server, wrong, warned = examine(tmp_path, BASE.replace('"/var', '"var') + 'bindaddress = "x"\ntrust_x_forward_for = 7\n')
+    assert (server, wrong, warned) == (None, ["db_path", "bindaddress", "trust_x_forward_for"], [])
+    assert examine(tmp_path, "domain = \n") == (None, [""], [])
+    assert examine(tmp_path, BASE + "trust_x_forward_for = true\n")[1:] == ([], [])
+
+
+def test_unknown_keys_are_told_with_the_nearest_known_one() -> None:
+    """Kanidm's own message for them is easily overlooked."""
+    found = server_toml.warnings(parse(BASE + "trust_x_forward_for = true\nbindadress = 1\nqqqq = 1\n"), CONFIG)
+    assert [(problem.where, problem.key) for problem in found] == [(f"{FILE}:7", "bindadress"), (f"{FILE}:8", "qqqq")]
+    assert [problem.fix for problem in found] == ["Did you mean 'bindaddress'?", "Is it a typo?"]
+
+
 @pytest.mark.parametrize(
     "table",
     [

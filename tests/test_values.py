@@ -155,6 +155,20 @@ def test_paths() -> None:
             values.path(wrong)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (True, "true (boolean)"),
+        ([False, "a"], '[false, "a"] (array)'),
+        (1.5, "1.5 (float)"),
+        pytest.param(16**9000, "a number of more than 4300 digits (integer)", id="huge"),
+    ],
+)
+def test_what_was_found_is_shown_as_toml_spells_it(value: Any, text: str) -> None:
+    """Not as Python does; and an integer that Python does not print is no crash (TOML's 0x… may have any length)."""
+    assert values.shown(value) == text
+
+
 @given(ANYTHING)
 def test_no_parser_crashes(value: Any) -> None:
     """Whatever TOML can hold, a parser returns or raises Refused, and an error is one line without control characters."""

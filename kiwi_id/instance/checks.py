@@ -50,15 +50,9 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
     except ConfigError as error:
         return _wrong("config", error.problems)
     findings = [Finding("config", "ok", f"{file}")]
-    server: ServerToml | None = None
-    try:
-        server = server_toml.load(instance.upstream_config)
-    except ConfigError as error:
-        findings += _wrong("server.toml", error.problems)
-    else:
-        ok = f"{server.path}: domain {server.domain}, origin {server.origin}"
-        warned = server_toml.warnings(server, instance)
-        findings += _report("server.toml", server_toml.check_against(server, instance), warned, ok)
+    server, problems, warned = server_toml.examine(instance.upstream_config, instance)
+    ok = f"{server.path}: domain {server.domain}, origin {server.origin}" if server else ""
+    findings += _report("server.toml", problems, warned, ok)
     findings += _binary(instance, server, allow_untested)
     private, public = instance.jwt_private_key, instance.jwt_public_key
     findings += _report("signing keys", _signing_keys(instance), [], f"{private}, {public.name}")

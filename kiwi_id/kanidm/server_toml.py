@@ -7,17 +7,17 @@ those of Kanidm's server/core/src/config.rs (``ServerConfig``, from 1.6 also ``S
 
 from __future__ import annotations
 
-import ipaddress
+import difflib
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from kiwi_id import values
-from kiwi_id.config import Config, line_numbers
+from kiwi_id import toml, values
+from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.kanidm.reach import is_loopback, reaches, source_of
 from kiwi_id.values import Address, Network, Refused
 
 DEFAULT_BIND = Address("127.0.0.1", 8443)
@@ -26,33 +26,11 @@ DEFAULT_ADMIN_SOCKET = "/var/run/kanidmd/sock"
 """Where builds for Linux put the admin socket without ``adminbindpath`` (libs/profiles/release_linux.toml)."""
 
 # Every key of any version; one that is in none of them is a typo that Kanidm will refuse.
-_KNOWN = frozenset(
-    {
-        "version",
-        "domain",
-        "origin",
-        "db_path",
-        "db_fs_type",
-        "db_arc_size",
-        "tls_chain",
-        "tls_key",
-        "tls_client_ca",
-        "bindaddress",
-        "ldapbindaddress",
-        "role",
-        "log_level",
-        "online_backup",
-        "trust_x_forward_for",
-        "http_client_address_info",
-        "ldap_client_address_info",
-        "adminbindpath",
-        "thread_count",
-        "maximum_request_size_bytes",
-        "migration_path",
-        "replication",
-        "otel_grpc_url",
-        "otel_grpc_endpoint",
-    }
+_KNOWN = frozenset().union(
+    ("version", "domain", "origin", "db_path", "db_fs_type", "db_arc_size", "tls_chain", "tls_key", "tls_client_ca", "bindaddress"),
+    ("ldapbindaddress", "role", "log_level", "online_backup", "trust_x_forward_for", "http_client_address_info", "replication"),
+    ("ldap_client_address_info", "adminbindpath", "thread_count", "maximum_request_size_bytes", "migration_path"),
+    ("otel_grpc_url", "otel_grpc_endpoint"),
 )
 _DOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -64,6 +42,7 @@ class ServerToml:
     ``origin`` is normalised as a browser writes it: lower case, no final slash, no ``:443``. ``forwarded`` tells whether Kanidm
     believes X-Forwarded-For; ``forwarded_from`` from which peers (None: from all). ``proxy_from`` lists peers that must send a
     PROXY protocol header, which Kiwi ID does not speak. ``version`` is the format: 1 (flat, 1.5.0 and later) or 2 (1.6 and later).
+    Each of ``unknown_keys`` is followed by its place and, when there is one that may be meant, a known key.
     """
 
     path: Path
@@ -80,14 +59,47 @@ class ServerToml:
     proxy_from: tuple[Network, ...] = ()
     ldap: bool = False
     role: str = "WriteReplica"
-    unknown_keys: tuple[str, ...] = ()
+    unknown_keys: tuple[tuple[str, ...], ...] = ()
 
 
-def load(path: Path) -> ServerToml:
-    """Read and check ``path``. Raises ConfigError with every problem: unreadable, not TOML, missing or unusable settings."""
+def load(path: Path, config: Config | None = None) -> ServerToml:
+    """Read and check ``path``, and whether it fits ``config``.
+
+    Raises ConfigError with every problem: unreadable, not TOML, missing or unusable settings, and see :func:`check_against`.
+    """
+    return _whole(*_read(path), config)
+
+
+def parse(text: str, path: Path) -> ServerToml:
+    """Check the text of a server.toml; ``path`` names it in errors. Raises ConfigError with every problem."""
+    return _whole(*_Reader(text, path).server(), None)
+
+
+def examine(path: Path, config: Config) -> tuple[ServerToml | None, list[Problem], list[Problem]]:
+    """Return what can be known of ``path`` beside ``config``: the settings, what stops a start, and :func:`warnings`.
+
+    The settings are there when whoever only looks can use them: ``domain`` and ``origin`` may be empty, being refused.
+    """
+    try:
+        server, problems = _read(path)
+    except ConfigError as error:
+        return None, error.problems, []
+    refused = {problem.key for problem in problems}
+    warned = [warning for warning in warnings(server, config) if warning.key not in refused]
+    usable = refused <= {"domain", "origin"}
+    return server if usable else None, problems + check_against(server, config), warned
+
+
+def _whole(server: ServerToml, problems: list[Problem], config: Config | None) -> ServerToml:
+    if problems := problems + (check_against(server, config) if config else []):
+        raise ConfigError(problems)
+    return server
+
+
+def _read(path: Path) -> tuple[ServerToml, list[Problem]]:
     fix = "Run 'kiwi-id init /' to write one, or set upstream_config in config.toml."
     try:
-        return parse(path.read_text(encoding="utf-8"), path)
+        return _Reader(path.read_text(encoding="utf-8"), path).server()
     except FileNotFoundError:
         raise ConfigError([Problem(str(path), "", "no such file", "Kanidm's server.toml", fix)]) from None
     except (OSError, UnicodeDecodeError) as error:
@@ -95,28 +107,13 @@ def load(path: Path) -> ServerToml:
         raise ConfigError([Problem(str(path), "", found, "a readable TOML file in UTF-8", "")]) from None
 
 
-def parse(text: str, path: Path) -> ServerToml:
-    """Check the text of a server.toml; ``path`` names it in errors. Raises ConfigError with every problem."""
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # besides TOMLDecodeError: integers and nestings beyond Python's own limits
-        line = re.search(r"line (\d+)", str(error))
-        where = f"{path}:{line[1]}" if line else str(path)
-        raise ConfigError([Problem(where, "", f"a TOML syntax error: {error}", "TOML", "")]) from None
-    reader = _Reader(table, path, line_numbers(text))
-    server = reader.server()
-    if reader.problems or server is None:
-        raise ConfigError(reader.problems)
-    return server
-
-
-def origin_of(domain: str, origin: Any) -> str:
-    """Return ``origin`` normalised, when it can belong to ``domain``.
+def origin_of(domain: str | None, origin: Any) -> str:
+    """Return ``origin`` normalised, when it can belong to ``domain`` (None: that is refused itself, and not compared).
 
     Raises Refused otherwise. Kanidm does not start when the origin's host is not its domain or below it
     (server/lib/src/idm/server.rs), and passkeys are bound to it, so addresses are refused as well.
     """
-    allowed = f'"https://{domain}" or a host below it, with an optional port and no path'
+    allowed = f'"https://{domain or "…"}" or a host below it, with an optional port and no path'
     if not isinstance(origin, str):
         raise Refused(values.shown(origin), allowed)
     if "@" in origin:  # not repeated: there may be a password before it
@@ -130,7 +127,7 @@ def origin_of(domain: str, origin: Any) -> str:
         raise Refused(values.shown(origin), allowed, "The origin must begin with https://.")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise Refused(values.shown(origin), allowed, "Leave out path and query.")
-    if host != domain and not host.endswith(f".{domain}"):
+    if domain and host != domain and not host.endswith(f".{domain}"):
         raise Refused(values.shown(origin), allowed, "The host must be the domain itself or end with a dot and the domain.")
     return f"https://{host}" if port in (None, 443) else f"https://{host}:{port}"
 
@@ -148,49 +145,63 @@ def domain_of(value: Any) -> str:
 class _Reader:
     """Takes the settings out of one parsed file and keeps every problem on the way."""
 
-    def __init__(self, table: dict[str, Any], path: Path, lines: dict[str, int]) -> None:
-        self.table, self.path, self.lines = table, path, lines
+    def __init__(self, text: str, path: Path) -> None:
+        self.table, self.lines, self.path = toml.parse(text, path), toml.line_numbers(text), path
         self.problems: list[Problem] = []
+        self.meant: set[str] = set()
 
-    def server(self) -> ServerToml | None:
+    def server(self) -> tuple[ServerToml, list[Problem]]:
+        """Return the settings, empty where one is refused, and the problems."""
         version = self._version()
         domain = self._take("domain", domain_of)
-        origin = self._take("origin", lambda value: origin_of(domain, value) if domain else value)  # one error, not two
+        origin = self._take("origin", lambda value: origin_of(domain, value))
         paths = {key: self._take(key, values.path) for key in ("db_path", "tls_chain", "tls_key")}
         admin = self._take("adminbindpath", values.path, DEFAULT_ADMIN_SOCKET)
         bind = self._take("bindaddress", _addresses, str(DEFAULT_BIND))
         trusted, proxied = self._client_address_info(version)
-        if self.problems:
-            return None
-        return ServerToml(
+        role = self.table.get("role")
+        server = ServerToml(
             path=self.path,
-            domain=domain,
-            origin=origin,
-            bind_addresses=bind,
+            domain=domain or "",
+            origin=origin or "",
+            bind_addresses=bind or (),
             admin_socket=admin,
             forwarded="none" if trusted == () else "x-forward-for",
             version=version,
             forwarded_from=trusted,
             proxy_from=proxied,
             ldap=bool(self.table.get("ldapbindaddress")),
-            role=str(self.table.get("role", "WriteReplica")),
-            unknown_keys=tuple(key for key in self.table if key not in _KNOWN),
+            role=role if isinstance(role, str) else "WriteReplica",
+            unknown_keys=tuple((key, self._where(key), *difflib.get_close_matches(key, _KNOWN, n=1)) for key in self._unknown()),
             **paths,
         )
+        return server, self.problems
+
+    def _unknown(self) -> list[str]:
+        """Return the keys that no Kanidm has, but for those already told of instead of a missing one."""
+        return [key for key in self.table if key not in _KNOWN and key not in self.meant]
 
     def _take(self, key: str, parser: Any, default: str | None = None) -> Any:
         value = self.table.get(key, default)
+        if value is None:
+            close = difflib.get_close_matches(key, self._unknown(), n=1, cutoff=0.6)
+            self.meant.update(close)
+            found = f"nothing, but an unknown key '{close[0]}'" if close else "nothing"
+            fix = f"Did you mean '{key}'?" if close else f"Add {key} = …."
+            where = self._where(close[0] if close else key)
+            self.problems.append(Problem(where, key, found, "a value: Kanidm and Kiwi ID need it", fix))
+            return None
         try:
-            if value is None:
-                raise Refused("nothing", "a value: Kanidm and Kiwi ID need it", f"Add {key} = ….")
             return parser(value)
         except Refused as refused:
             self._add(key, refused)
             return None
 
+    def _where(self, key: str) -> str:
+        return f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
+
     def _add(self, key: str, refused: Refused) -> None:
-        where = f"{self.path}:{self.lines[key]}" if key in self.lines else str(self.path)
-        self.problems.append(Problem(where, key, refused.found, refused.allowed, refused.fix))
+        self.problems.append(Problem(self._where(key), key, refused.found, refused.allowed, refused.fix))
 
     def _version(self) -> Literal[1, 2]:
         value = self.table.get("version")
@@ -231,18 +242,18 @@ def check_against(server: ServerToml, config: Config) -> list[Problem]:
     """Return what makes ``server`` and ``config`` fail together: we would proxy to where Kanidm does not listen, or is deaf."""
     problems: list[Problem] = []
     target = config.upstream_addr
-    if not any(_reaches(target, bind) for bind in server.bind_addresses):
+    if server.bind_addresses and not any(reaches(target, bind) for bind in server.bind_addresses):
         found = f"{', '.join(map(str, server.bind_addresses))}, but upstream_addr in {config.path} is https://{target}"
         fix = f'Set bindaddress = "{target}" here, or upstream_addr = "https://{server.bind_addresses[0]}" there.'
         problems.append(Problem(str(server.path), "bindaddress", found, "an address that serves upstream_addr", fix))
-    source = _source(target)
+    source = source_of(target)
     if any(source in network for network in server.proxy_from):
         found = f"{source} must send a PROXY header"
         fix = f'Write x-forward-for = ["{source}"] instead of proxy-v1 or proxy-v2.'
         allowed = "x-forward-for: Kiwi ID speaks HTTP to Kanidm, not the PROXY protocol"
         problems.append(Problem(str(server.path), "http_client_address_info", found, allowed, fix))
     for bind in server.bind_addresses:
-        if config.listen_addr.port == bind.port and _reaches(config.listen_addr, bind):
+        if config.listen_addr.port == bind.port and reaches(config.listen_addr, bind):
             found = f"{bind}, which takes listen_addr {config.listen_addr} of {config.path} as well"
             problems.append(Problem(str(server.path), "bindaddress", found, "a loopback address", f'Use "{DEFAULT_BIND}".'))
     return problems
@@ -252,7 +263,7 @@ def warnings(server: ServerToml, config: Config) -> list[Problem]:
     """Return what does not stop a start but is likely a mistake, or a risk that somebody should know of."""
     path = str(server.path)
     found: list[Problem] = []
-    source = _source(config.upstream_addr)
+    source = source_of(config.upstream_addr)
     trusted = server.forwarded == "x-forward-for" and (
         server.forwarded_from is None or any(source in network for network in server.forwarded_from)
     )
@@ -267,38 +278,10 @@ def warnings(server: ServerToml, config: Config) -> list[Problem]:
     if server.role.lower().replace("_", "") == "writereplicanoui":
         found.append(Problem(path, "role", f'"{server.role}": no login pages are served', "", "Use WriteReplica."))
     for bind in server.bind_addresses:
-        if not _is_loopback(bind.host):
+        if not is_loopback(bind.host):
             text = f"{bind} can be reached around Kiwi ID"
             found.append(Problem(path, "bindaddress", text, "", f'Bind the loopback: "127.0.0.1:{bind.port}".'))
-    for key in server.unknown_keys:
-        found.append(Problem(path, key, "a key that no known Kanidm has; Kanidm refuses unknown keys", "", "Is it a typo?"))
+    for key, where, *meant in server.unknown_keys:
+        fix = f"Did you mean '{meant[0]}'?" if meant else "Is it a typo?"
+        found.append(Problem(where, key, "a key that no known Kanidm has; Kanidm refuses unknown keys", "", fix))
     return found
-
-
-def _source(target: Address) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return the address that Kanidm sees us come from; on loopback it is the one that we connect to."""
-    try:
-        return ipaddress.ip_address(target.host)
-    except ValueError:
-        return ipaddress.ip_address("127.0.0.1")
-
-
-def _reaches(target: Address, bind: Address) -> bool:
-    """Tell whether a connection to ``target`` can arrive at a listener on ``bind``."""
-    if target.port != bind.port or not target.port:
-        return False
-    if bind.host in (target.host, "::"):  # Linux: [::] takes IPv4 as well
-        return True
-    try:
-        there, here = ipaddress.ip_address(target.host), ipaddress.ip_address(bind.host)
-    except ValueError:  # a name on either side: localhost we know; for others only the resolver does
-        names = {target.host, bind.host}
-        return "localhost" not in names or any(_is_loopback(name) for name in names - {"localhost"})
-    return there == here or (here.is_unspecified and here.version == there.version)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

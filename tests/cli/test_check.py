@@ -145,6 +145,19 @@ def test_server_toml(instance: Path, old: str, new: str, words: str) -> None:
     assert words in found[0][1]
 
 
+def test_a_wrong_origin_hides_nothing_else(instance: Path) -> None:
+    """What does not fit config.toml, the warnings, and a missing directory are told in the same run."""
+    server = instance / "opt/upstream/etc/server.toml"
+    edit(server, "https://localhost:", "http://localhost:")
+    edit(server, "127.0.0.1:", "127.0.0.2:")
+    edit(server, "trust_x_forward_for", "trust_x_forwarded_for")
+    (instance / "var/lib/upstream").rmdir()
+    assert [area for area, _ in bad(instance)] == ["server.toml", "server.toml", "directories"]
+    warned = [message for _, message in bad(instance, status="warning")]
+    assert any("is not believed" in message for message in warned)
+    assert any("Did you mean 'trust_x_forward_for'?" in message for message in warned)
+
+
 def test_config_problems_come_all_at_once(instance: Path) -> None:
     """Without a configuration there is nothing else to look at; its problems carry their parts in JSON."""
     (instance / "etc/kiwi/config.toml").write_text('log_level = "loud"\nlisten = 1\n')
