@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
+
+from kiwi_id.page import document
 
 Header = tuple[bytes, bytes]
 
@@ -162,41 +163,6 @@ def bearer_challenge(error: str, description: str, status: int = 401) -> Respons
     return json_response(status, content, (b"www-authenticate", challenge.encode()), CORS, expose)
 
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark;
-  --text: #1c2b1f; --quiet: #56655a; --page: #eef2ec; --card: #fff; --line: #d5dfd4; --kiwi: #2f6b3c; }}
-@media (prefers-color-scheme: dark) {{ :root {{
-  --text: #e3ebe4; --quiet: #a3b3a7; --page: #111612; --card: #1a221c; --line: #36443a; --kiwi: #9fd3aa; }} }}
-* {{ box-sizing: border-box; }}
-body {{ font: 1rem/1.5 system-ui, sans-serif; color: var(--text); background: var(--page); margin: 0; padding: 1rem;
-  display: grid; place-items: center; min-height: 100vh; }}
-main {{ width: 100%; max-width: 27rem; padding: 1.5rem 2rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: .8rem; overflow-wrap: anywhere; }}
-h1 {{ font-size: 1.4rem; line-height: 1.25; margin: .5rem 0 1rem; }}
-ul {{ padding-left: 1.3rem; }}
-.choice {{ display: flex; flex-wrap: wrap; gap: .6rem; margin: 1.5rem 0 1rem; }}
-button {{ font: inherit; flex: 1 1 8rem; min-height: 2.75rem; padding: .5rem 1rem; border: 1px solid var(--kiwi);
-  border-radius: .4rem; background: var(--card); color: var(--kiwi); cursor: pointer; }}
-button.yes {{ background: var(--kiwi); color: var(--card); font-weight: 600; }}
-a {{ color: var(--kiwi); }}
-:focus-visible {{ outline: 3px solid var(--kiwi); outline-offset: 3px; }}
-p.note {{ color: var(--quiet); font-size: .875rem; }}
-</style>
-</head>
-<body><main>
-<h1>{title}</h1>
-{content}
-</main>{tail}</body>
-</html>
-"""
-
-
 def page(
     status: int, title: str, content: str, *headers: Header, form_action: str = "'none'", script: str = "", script_hash: str = ""
 ) -> Response:
@@ -211,7 +177,6 @@ def page(
         f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; form-action {form_action}; "
         "frame-ancestors 'none'; base-uri 'none'"
     )
-    body = _PAGE.format(title=html.escape(title), content=content, tail=tail).encode()
     return Response(
         status,
         [
@@ -223,7 +188,7 @@ def page(
             (b"referrer-policy", b"no-referrer"),
             *headers,
         ],
-        body,
+        document(title, content, tail),
     )
 
 

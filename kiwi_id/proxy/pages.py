@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Iterable
 
+from kiwi_id.page import document
 from kiwi_id.proxy.rules import Header, Headers
 
 _TITLES = {
@@ -22,29 +23,6 @@ _TITLES = {
     504: "The login service takes too long",
     505: "This is not supported",
 }
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 1rem/1.5 system-ui, sans-serif; color: #1c2b1f; background: #f6f8f4; margin: 0;
-  display: grid; place-items: center; min-height: 100vh; }}
-main {{ max-width: 34rem; padding: 2rem; }}
-h1 {{ font-size: 1.4rem; }}
-p.id {{ color: #66756a; font-size: .85rem; }}
-@media (prefers-color-scheme: dark) {{ body {{ color: #e3ebe4; background: #161c17; }} p.id {{ color: #93a397; }} }}
-</style>
-</head>
-<body><main>
-<h1>{title}</h1>
-<p>{message}</p>
-{hint}<p class="id">Request {request_id}</p>
-</main></body>
-</html>
-"""
 
 
 def wants_html(headers: Iterable[Header]) -> bool:
@@ -77,13 +55,9 @@ def error(
         if retry_after is not None:
             hint = "<p>You need not do anything: this page tries again by itself.</p>\n"
             extra.append((b"refresh", str(retry_after).encode()))
-        text = _PAGE.format(
-            title=html.escape(_TITLES.get(status, "Something went wrong")),
-            message=html.escape(message),
-            hint=hint,
-            request_id=html.escape(request_id.decode("latin-1")),
-        )
-        body, kind = text.encode(), b"text/html; charset=utf-8"
+        number = html.escape(request_id.decode("latin-1"))
+        content = f'<p>{html.escape(message)}</p>\n{hint}<p class="note">Request {number}</p>'
+        body, kind = document(_TITLES.get(status, "Something went wrong"), content), b"text/html; charset=utf-8"
         extra.append((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"))
     else:
         answer = {"error": {"code": code, "message": message}, "meta": {"request_id": request_id.decode("latin-1")}}
