@@ -225,12 +225,9 @@ def test_checker_without_a_pin_holds_on_to_the_first_binary(instance: Config) ->
 
 
 @pytest.mark.kanidm
-def test_real_kanidmd(tmp_path: Path) -> None:
+def test_real_kanidmd(tmp_path: Path, kanidmd: Path) -> None:
     """A real kanidmd tells its version in the way that is parsed here, and can be pinned."""
-    path = Path(os.environ.get("KIWI_TEST_KANIDMD", "/opt/upstream/bin/kanidmd"))
-    if not path.exists():
-        pytest.skip(f"no kanidmd at {path}; set KIWI_TEST_KANIDMD")
-    instance = config.parse(f'upstream_bin = "{path}"\nallow_untested = true\n', tmp_path / "config.toml")
+    instance = config.parse(f'upstream_bin = "{kanidmd}"\nallow_untested = true\n', tmp_path / "config.toml")
     binary = compatibility.write_pin(instance)
     assert compatibility.inspect(instance) == binary
     assert binary.version.split(".")[0] == "1"

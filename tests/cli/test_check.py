@@ -354,13 +354,10 @@ def test_a_database_held_by_another_kiwi_id(instance: Path) -> None:
 
 
 @pytest.mark.kanidm
-def test_the_database_of_a_real_kanidmd_is_not_touched(tmp_path: Path) -> None:
+def test_the_database_of_a_real_kanidmd_is_not_touched(tmp_path: Path, kanidmd: Path) -> None:
     """'kanidmd configtest' would create and migrate it; check must not."""
-    binary = Path(os.environ.get("KIWI_TEST_KANIDMD", "/opt/upstream/bin/kanidmd"))
-    if not binary.exists():
-        pytest.skip(f"no kanidmd at {binary}; set KIWI_TEST_KANIDMD")
     listen, upstream = Address("127.0.0.1", free_port()), Address("127.0.0.1", free_port())
-    options = layout.Options(upstream_bin=binary, key_type="es256", listen=listen, upstream=upstream)
+    options = layout.Options(upstream_bin=kanidmd, key_type="es256", listen=listen, upstream=upstream)
     layout.create(tmp_path / "i", options)
     assert bad(tmp_path / "i", "--allow-untested") == []
     assert list((tmp_path / "i/var/lib/upstream").iterdir()) == []

@@ -68,7 +68,7 @@ def contents(root: Path) -> dict[Path, bytes]:
 
 
 @pytest.fixture
-def kanidmd(tmp_path: Path) -> Path:
+def fake(tmp_path: Path) -> Path:
     """A fake kanidmd that tells a tested version."""
     path = tmp_path / "kanidmd"
     path.write_text("#!/bin/sh\necho 'kanidmd 1.5.0 abc'\n")
@@ -77,18 +77,18 @@ def kanidmd(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def instance(tmp_path: Path, kanidmd: Path) -> Path:
+def instance(tmp_path: Path, fake: Path) -> Path:
     """An instance made in this process, as ``kiwi-id dev`` makes one; returns its root."""
-    options = layout.Options(domain="id.example.com", upstream_bin=kanidmd, key_type="es256")
+    options = layout.Options(domain="id.example.com", upstream_bin=fake, key_type="es256")
     layout.create(tmp_path / "i", options)
     return tmp_path / "i"
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])
-def test_writes_a_whole_instance(tmp_path: Path, kanidmd: Path, umask: int) -> None:
+def test_writes_a_whole_instance(tmp_path: Path, fake: Path, umask: int) -> None:
     """Every file of the layout with its mode, whatever the umask, each listed; the next step is told last; RSA by default."""
     root = tmp_path / "i"
-    output = good(init(root, "--upstream-bin", str(kanidmd), umask=umask))
+    output = good(init(root, "--upstream-bin", str(fake), umask=umask))
     assert modes(root, FILES | DIRECTORIES) == FILES | DIRECTORIES
     for name in FILES:
         assert f"written   {root / name}\n" in output
@@ -140,10 +140,10 @@ def test_an_option_that_a_kept_file_overrules_is_told(instance: Path) -> None:
     assert "--key-type had no effect" in output
 
 
-def test_force_replaces_and_keeps_the_old(instance: Path, kanidmd: Path) -> None:
+def test_force_replaces_and_keeps_the_old(instance: Path, fake: Path) -> None:
     """Configuration is written anew, the old one beside it; the signing key stays, since tokens hang on it."""
     old = contents(instance)
-    output = good(init(instance, "--domain", "new.example", "--upstream-bin", str(kanidmd), "--force"))
+    output = good(init(instance, "--domain", "new.example", "--upstream-bin", str(fake), "--force"))
     for name in FILES:
         action = "kept" if "jwt-" in name else "replaced"
         assert f"{action:<8}  {instance / name}\n" in output
@@ -173,10 +173,10 @@ def test_without_kanidmd_the_pin_is_left_for_later(tmp_path: Path) -> None:
     assert f"kiwi-id pin --config {root}/etc/kiwi/config.toml" in output
 
 
-def test_json(tmp_path: Path, kanidmd: Path) -> None:
+def test_json(tmp_path: Path, fake: Path) -> None:
     """For scripts: the same list, and nothing else on stdout."""
     root = tmp_path / "i"
-    answer: dict[str, Any] = json.loads(good(init(root, "--json", "--key-type", "es256", "--upstream-bin", str(kanidmd))))
+    answer: dict[str, Any] = json.loads(good(init(root, "--json", "--key-type", "es256", "--upstream-bin", str(fake))))
     assert answer["ok"] is True
     assert answer["config"] == str(root / "etc/kiwi/config.toml")
     assert {"action": "written", "path": str(root / "opt/kiwi/version")} in answer["files"]
@@ -261,17 +261,14 @@ def test_a_file_in_the_way_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.kanidm
-def test_a_real_kanidmd_serves_on_what_was_written(tmp_path: Path) -> None:
+def test_a_real_kanidmd_serves_on_what_was_written(tmp_path: Path, kanidmd: Path) -> None:
     """server.toml and certificate work: started, verified over TLS, stopped with exit code 0."""
-    binary = Path(os.environ.get("KIWI_TEST_KANIDMD", "/opt/upstream/bin/kanidmd"))
-    if not binary.exists():
-        pytest.skip(f"no kanidmd at {binary}; set KIWI_TEST_KANIDMD")
     root, port = tmp_path / "i", free_port()
-    good(init(root, "--upstream-bin", str(binary), "--upstream-addr", f"127.0.0.1:{port}", "--key-type", "es256"))
+    good(init(root, "--upstream-bin", str(kanidmd), "--upstream-addr", f"127.0.0.1:{port}", "--key-type", "es256"))
     server = root / "opt/upstream/etc/server.toml"
     chain = str(root / "opt/upstream/etc/loopback-chain.pem")
     with (tmp_path / "log").open("wb") as log:
-        child = subprocess.Popen([binary, "server", "-c", server], stdout=log, stderr=log, env={"PATH": "/usr/bin:/bin"})
+        child = subprocess.Popen([kanidmd, "server", "-c", server], stdout=log, stderr=log, env={"PATH": "/usr/bin:/bin"})
     try:
         context = ssl.create_default_context(cafile=chain)
         deadline, answer = time.monotonic() + 30, b""

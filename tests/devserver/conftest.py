@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .servers import STAND_IN, Server, real_kanidmd, version_of
+from .servers import STAND_IN, Server, version_of
 
 
 @pytest.fixture
@@ -29,15 +29,6 @@ async def running(server: Server) -> Server:
     """A stand-in that answers."""
     await server.start()
     return server
-
-
-@pytest.fixture
-def kanidmd() -> Path:
-    """The real kanidmd; without one the test is skipped."""
-    path = real_kanidmd()
-    if path is None:
-        pytest.skip("no real kanidmd: set KIWI_TEST_KANIDMD, or install one at /opt/upstream/bin/kanidmd")
-    return path
 
 
 # Not an async fixture: pytest-trio would lose the reason of a skip.

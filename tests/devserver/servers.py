@@ -18,18 +18,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["STAND_IN", "Server", "free_port", "make_certificate", "real_kanidmd", "version_of"]
+__all__ = ["STAND_IN", "Server", "free_port", "make_certificate", "version_of"]
 
 STAND_IN = (sys.executable, "-m", "kiwi_id.devserver")
 ROOT = Path(__file__).resolve().parent.parent.parent
 _READY_SECONDS = 30
 _EXIT_SECONDS = 30
-
-
-def real_kanidmd() -> Path | None:
-    """The real kanidmd that tests may run, or None."""
-    path = Path(os.environ.get("KIWI_TEST_KANIDMD") or "/opt/upstream/bin/kanidmd")
-    return path if os.access(path, os.X_OK) else None
 
 
 def version_of(kanidmd: Path) -> str:

@@ -1,4 +1,4 @@
-"""Fixtures: the real kanidmd, and a Kiwi ID over it. Tests here that use neither need nothing but Python."""
+"""Fixtures: a Kiwi ID over the real kanidmd. Tests here that use neither need nothing but Python."""
 
 from __future__ import annotations
 
@@ -18,15 +18,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and "kanidmd" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kanidm)
-
-
-@pytest.fixture(scope="session")
-def kanidmd() -> Path:
-    """The real kanidmd."""
-    path = Path(os.environ.get("KIWI_TEST_KANIDMD") or "/opt/upstream/bin/kanidmd").absolute()
-    if not os.access(path, os.X_OK):
-        pytest.skip(f"no kanidmd at {path}; name one by KIWI_TEST_KANIDMD")
-    return path
 
 
 @pytest.fixture(scope="session")

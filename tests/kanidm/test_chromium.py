@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -13,6 +10,7 @@ import pytest
 import trio
 
 from kiwi_id import demo
+from tests import headless
 from tests.kanidm.instance import Instance
 
 WAIT_SECONDS = 30
@@ -22,34 +20,9 @@ Press = Callable[[str], None]
 @pytest.fixture
 def chromium() -> Iterator[Any]:
     """A headless Chromium with an empty profile and a virtual authenticator that a user has already unlocked."""
-    selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    if None in programs:
-        pytest.skip("no chromium and chromedriver (Debian: chromium, chromium-driver)")
-    from selenium import webdriver  # noqa: PLC0415
-    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
-    from selenium.webdriver.common.virtual_authenticator import VirtualAuthenticatorOptions  # noqa: PLC0415
+    with headless.chromium("--window-size=1200,1600") as driver:
+        from selenium.webdriver.common.virtual_authenticator import VirtualAuthenticatorOptions  # noqa: PLC0415
 
-    assert selenium
-    profile = tempfile.mkdtemp(prefix="kiwi-chromium-")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(programs[0])
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--ignore-certificate-errors",  # the listener's certificate is its own authority
-        "--window-size=1200,1600",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(str(programs[1])))
-    try:
         authenticator = VirtualAuthenticatorOptions()
         authenticator.protocol = VirtualAuthenticatorOptions.Protocol.CTAP2
         authenticator.transport = VirtualAuthenticatorOptions.Transport.INTERNAL
@@ -58,9 +31,6 @@ def chromium() -> Iterator[Any]:
         authenticator.is_user_verified = True
         driver.add_virtual_authenticator(authenticator)
         yield driver
-    finally:
-        driver.quit()
-        shutil.rmtree(Path(profile), ignore_errors=True)
 
 
 def _until(driver: Any, script: str) -> Any:

@@ -1,8 +1,7 @@
-"""Fixtures of the supervisor's tests: instances that are gone when the test ends, and the real kanidmds."""
+"""Fixtures of the supervisor's tests: instances that are gone when the test ends, and what they run."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kiwi_id import devserver
 from tests.supervisor.kiwi import Kiwi
 
 
@@ -34,10 +34,11 @@ def kiwi(make: Callable[..., Kiwi]) -> Kiwi:
     return make()
 
 
-@pytest.fixture(scope="session")
-def kanidmd() -> Path:
-    """The real kanidmd."""
-    path = Path(os.environ.get("KIWI_TEST_KANIDMD") or "/opt/upstream/bin/kanidmd").absolute()
-    if not os.access(path, os.X_OK):
-        pytest.skip(f"no kanidmd at {path}; name one by KIWI_TEST_KANIDMD")
-    return path
+@pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.kanidm)])
+def binary(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The stand-in, and in a second run of the test the real kanidmd."""
+    if request.param == "real":
+        real: Path = request.getfixturevalue("kanidmd")
+        return real
+    devserver.install(tmp_path / "kanidmd")
+    return tmp_path / "kanidmd"

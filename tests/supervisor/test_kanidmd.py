@@ -9,21 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kiwi_id import devserver
 from kiwi_id.instance import certs
 from tests.supervisor.kiwi import Kiwi, alive
 
 Make = Callable[..., Kiwi]
-
-
-@pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.kanidm)])
-def binary(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The stand-in, and in a second run of the test the real kanidmd."""
-    if request.param == "real":
-        real: Path = request.getfixturevalue("kanidmd")
-        return real
-    devserver.install(tmp_path / "kanidmd")
-    return tmp_path / "kanidmd"
 
 
 # What the scripted kanidmd has shown already, and takes long: over the real one only.

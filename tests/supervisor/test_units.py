@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from kiwi_id import devserver
 from kiwi_id.config import KEYS
 from kiwi_id.errors import Exit
 from tests.supervisor import sandbox
@@ -78,16 +77,6 @@ def sandboxed(systemd: int, make: Callable[..., Kiwi], binary: Path) -> tuple[Ki
     if done.returncode:
         pytest.skip(f"the sandbox cannot be built here: {done.stderr.strip().splitlines()[-1]}")
     return kiwi, before
-
-
-@pytest.fixture(params=["stand-in", pytest.param("real", marks=pytest.mark.kanidm)])
-def binary(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The stand-in, and in a second run of the test the real kanidmd."""
-    if request.param == "real":
-        real: Path = request.getfixturevalue("kanidmd")
-        return real
-    devserver.install(tmp_path / "kanidmd")
-    return tmp_path / "kanidmd"
 
 
 def test_the_sandbox_is_no_obstacle(sandboxed: tuple[Kiwi, list[str]]) -> None:

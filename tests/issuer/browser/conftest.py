@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests import headless
 from tests.issuer.browser.chromium import Chromium
 from tests.issuer.browser.site import Site, serving
 from tests.issuer.rp.instances import SERVERS, running
@@ -23,7 +23,7 @@ AFTER_LOGOUT = "https://app.localhost/goodbye"
 def kiwi(request: pytest.FixtureRequest, driver: Any) -> Iterator[Instance]:
     """A Kiwi ID over the stand-in, and over the real kanidmd."""
     assert driver  # first, so that nothing is started for a test that is skipped
-    with running(request.param, [f'clients.kiwi-demo.post_logout_redirect_uris = ["{AFTER_LOGOUT}"]']) as instance:
+    with running(request, [f'clients.kiwi-demo.post_logout_redirect_uris = ["{AFTER_LOGOUT}"]']) as instance:
         yield instance
 
 
@@ -44,36 +44,8 @@ def local() -> Iterator[Site]:
 @pytest.fixture(scope="package")
 def driver(site: Site) -> Iterator[Any]:
     """A headless Chromium with an empty profile, in which https://app.localhost leads to the test's own server."""
-    pytest.importorskip("selenium", reason="selenium is not installed")
-    programs = [shutil.which("chromium"), shutil.which("chromedriver")]
-    if None in programs:
-        pytest.skip("no chromium and chromedriver (Debian: chromium, chromium-driver)")
-    from selenium import webdriver  # noqa: PLC0415
-    from selenium.webdriver.chrome.service import Service  # noqa: PLC0415
-
-    profile = tempfile.mkdtemp(prefix="kiwi-chromium-")
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(programs[0])
-    for flag in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--ignore-certificate-errors",  # every certificate here is its own authority
-        f"--host-resolver-rules=MAP app.localhost:443 127.0.0.1:{site.port}",
-        f"--user-data-dir={profile}",
-    ):
-        options.add_argument(flag)
-    chrome = webdriver.Chrome(options=options, service=Service(str(programs[1])))
-    try:
+    with headless.chromium(f"--host-resolver-rules=MAP app.localhost:443 127.0.0.1:{site.port}") as chrome:
         yield chrome
-    finally:
-        chrome.quit()
-        shutil.rmtree(profile, ignore_errors=True)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,24 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from kiwi_id import devserver
 from tests.issuer.flows.world import World
+from tests.issuer.rp.instances import SERVERS, server
 
 
-@pytest.fixture(scope="session", params=["stand-in", pytest.param("kanidmd", marks=pytest.mark.kanidm)])
+@pytest.fixture(scope="session", params=SERVERS)
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
     """A running Kiwi ID with its clients, shared by all tests; what was secret in them is in none of its logs at the end."""
     # Not pytest's tmp_path: a Unix socket's path may have 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="kiwi-flow-"))
     try:
-        if request.param == "stand-in":
-            kanidmd = directory / "kanidmd"
-            devserver.install(kanidmd)
-        else:
-            kanidmd = Path(os.environ.get("KIWI_TEST_KANIDMD") or "/opt/upstream/bin/kanidmd").absolute()
-            if not os.access(kanidmd, os.X_OK):
-                pytest.skip(f"no kanidmd at {kanidmd}; name one by KIWI_TEST_KANIDMD")
-        made = World(kanidmd, directory)
+        made = World(server(request, directory), directory)
         try:
             yield made
         finally:

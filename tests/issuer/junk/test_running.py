@@ -50,7 +50,7 @@ def running(request: pytest.FixtureRequest) -> Iterator[Running]:
     """An instance with a login behind it; at the end its logs hold no traceback, no invented value and no secret."""
     directory = Path(tempfile.mkdtemp(prefix="kiwi-junk-"))
     try:
-        world = World(server(request.param, directory), directory)
+        world = World(server(request, directory), directory)
         try:
             yield trio.run(_prepare, world)
         finally:

@@ -15,5 +15,5 @@ from tests.kanidm.instance import Instance
 def kiwi(request: pytest.FixtureRequest) -> Iterator[Instance]:
     """A Kiwi ID over the stand-in, and over the real kanidmd."""
     settings = [f'clients.{client}.post_logout_redirect_uris = ["{AFTER_LOGOUT}"]' for client in ("kiwi-demo", "kiwi-demo-public")]
-    with running(request.param, settings) as instance:
+    with running(request, settings) as instance:
         yield instance
