@@ -24,6 +24,7 @@ from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance.files import write_atomic
 from kiwi_id.toml import line_numbers
+from kiwi_id.values import shown
 
 UNPINNED = "sha256:pinned-per-instance"
 """The packaged file's checksum; in an instance's file (somebody copied the packaged one) it means: no pin yet."""
@@ -232,7 +233,7 @@ def _load_pin(file: Path) -> tuple[str, str] | None:
         value = upstream.get(key)
         if not isinstance(value, str) or not pattern.fullmatch(value):
             where = f"{file}:{lines.get(f'upstream.{key}', lines.get('upstream', 1))}"
-            problems.append(Problem(where, f"upstream.{key}", "nothing" if value is None else repr(value)[:90], allowed, fix))
+            problems.append(Problem(where, f"upstream.{key}", "nothing" if value is None else shown(value), allowed, fix))
     if problems:
         raise ConfigError(problems)
     return upstream["version"], upstream["checksum"].removeprefix("sha256:")

@@ -156,8 +156,8 @@ def test_missing_or_unusable_files(instance: Config) -> None:
     [
         ("[upstream\n", "not TOML"),
         ("", "upstream.checksum: found nothing"),
-        ('[upstream]\nname = "kanidm"\nversion = "1.5.0"\nchecksum = "sha256:abc"\n', ":4: upstream.checksum: found 'sha256:abc'"),
-        (f'[upstream]\nname = "dex"\nversion = "1.5.0"\nchecksum = "sha256:{"0" * 64}"\n', ":2: upstream.name: found 'dex'"),
+        ('[upstream]\nname = "kanidm"\nversion = "1.5.0"\nchecksum = "sha256:abc"\n', ':4: upstream.checksum: found "sha256:abc"'),
+        (f'[upstream]\nname = "dex"\nversion = "1.5.0"\nchecksum = "sha256:{"0" * 64}"\n', ':2: upstream.name: found "dex"'),
         (f'[upstream]\nname = "kanidm"\nversion = 1\nchecksum = "sha256:{"0" * 64}"\n', ":3: upstream.version: found 1"),
     ],
 )

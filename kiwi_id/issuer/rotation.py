@@ -147,7 +147,7 @@ class Keyring:
         Safe to call at any time: it acts only when the public half is not the private one's but a next key's, or when the current
         key is in the directory as well.
         """
-        if not self.directory.is_dir():
+        if not self._has_directory():
             return False
         with self._locked(), suppress(OSError, ValueError):  # whatever is wrong with the files, load() tells in words
             return self._finish_interrupted()
@@ -169,6 +169,12 @@ class Keyring:
             write_atomic(self.private, private_pem(private), 0o600)
         self._remove(keys.make_key(private, KeyState.CURRENT, datetime.now(UTC), self.private).kid)
         return mended
+
+    def _has_directory(self) -> bool:
+        try:
+            return self.directory.is_dir()
+        except OSError:  # one that cannot be entered, which load() tells in words
+            return False
 
     def retire(self, kid: str, now: datetime, *, force: bool = False) -> Key:
         """Remove a key at once and return it: tokens that it signed are not accepted any more.
@@ -193,7 +199,7 @@ class Keyring:
 
     def expire(self, now: datetime) -> list[Key]:
         """Remove retired keys that no token can need any more; return them."""
-        if not self.directory.is_dir():
+        if not self._has_directory():
             return []
         with self._locked():
             gone = [key for key in self.load().keys if key.state is KeyState.RETIRED and now - key.since > RETIRED_LIFETIME]
