@@ -149,7 +149,11 @@ async def test_signals_that_kanidmd_ignores(running: Server) -> None:
 
 async def test_hup_before_serving_kills(server: Server) -> None:
     """There is no handler before the server serves, so an early HUP is the end of it."""
-    server.launch()
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, which children inherit
+    try:
+        server.launch()
+    finally:
+        signal.signal(signal.SIGHUP, before)
     server.process.send_signal(signal.SIGHUP)
     assert await server.exited() == -signal.SIGHUP
 
