@@ -23,15 +23,9 @@ from kiwi_id.errors import Exit
 from kiwi_id.instance import certs, keys, layout
 from kiwi_id.instance.checks import Finding
 from kiwi_id.values import Address
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from kiwi_id import __version__, config
 from kiwi_id.errors import ConfigError, Exit
 from kiwi_id.instance import layout
 from kiwi_id.kanidm import server_toml
+from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 Done = subprocess.CompletedProcess[str]
@@ -48,13 +48,6 @@ def good(done: Done) -> str:
     """Return what was printed; fail with it when the command failed."""
     assert done.returncode == Exit.OK, done.stderr
     return done.stdout
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
 
 
 def modes(root: Path, names: dict[str, int]) -> dict[str, int]:

@@ -3,7 +3,6 @@
 import datetime
 import json
 import os
-import socket
 import ssl
 import subprocess
 import sys
@@ -18,7 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["STAND_IN", "Server", "free_port", "make_certificate", "version_of"]
+from tests.ports import free_port
+
+__all__ = ["STAND_IN", "Server", "make_certificate", "version_of"]
 
 STAND_IN = (sys.executable, "-m", "kiwi_id.devserver")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -29,13 +30,6 @@ _EXIT_SECONDS = 30
 def version_of(kanidmd: Path) -> str:
     """The version that a kanidmd says it has, such as "1.5.0"."""
     return subprocess.run([kanidmd, "version"], capture_output=True, text=True, check=True).stdout.split()[1]
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def make_certificate(directory: Path) -> None:

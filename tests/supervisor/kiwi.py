@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 from kiwi_id import control
 from kiwi_id.instance import layout
 from kiwi_id.values import Address
+from tests.ports import free_port
 
 T = TypeVar("T")
 # How long a test waits for what must happen. Far more than it takes, because a busy machine is no error; never asserted on.
@@ -63,14 +63,6 @@ def catches(pid: int, number: int) -> bool:
     """Tell whether a process has a handler for a signal."""
     status = Path(f"/proc/{pid}/status").read_text()
     return bool(int(status.partition("SigCgt:\t")[2].split()[0], 16) >> (number - 1) & 1)
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def install_fake(target: Path) -> None:

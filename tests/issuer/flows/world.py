@@ -24,7 +24,8 @@ from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.rest import Kanidm
 from tests.issuer.flows.receiver import Receiver
 from tests.issuer.flows.tab import Asked, Client, Person, Tab
-from tests.kanidm.instance import ROOT, Instance, free_port, start
+from tests.kanidm.instance import ROOT, Instance, start
+from tests.ports import free_port
 
 ALICE, BOB = (Person(user.name, user.password) for user in demo.USERS)
 CAROL = Person("carol", "harbour-cinnamon-glacier-41")
