@@ -59,9 +59,10 @@ def prepare(root: Path, *, port: int | None = None, upstream_bin: Path | None = 
         binary = None if stand_in else _find(upstream_bin)
         if binary is None:
             _install_stand_in(script)
+        listen = _choose_port(port)
         options = layout.Options(
-            listen=Address("127.0.0.1", _choose_port(port)),
-            upstream=Address("127.0.0.1", _free_port()),
+            listen=Address("127.0.0.1", listen),
+            upstream=Address("127.0.0.1", _free_port(listen)),
             upstream_bin=binary or script,
             listener_tls=True,
         )
@@ -119,8 +120,11 @@ def _choose_port(wanted: int | None) -> int:
     return wanted or DEFAULT_PORT
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_port(taken: int = 0) -> int:
+    """Return a port that is free, and is not ``taken``: the kernel may give one again that was free a moment ago."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port != taken:
+            return port
