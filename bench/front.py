@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.instance import ROOT, bench_upstream, free_port, make
+from bench.instance import ROOT, bench_upstream, make
 from kiwi_id.instance.certs import make_loopback
+from kiwi_id.instance.ports import free_port
 
 TICK = os.sysconf("SC_CLK_TCK")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from kiwi_id.instance.layout import Options, Places, create
+from kiwi_id.instance.ports import free_port
 from kiwi_id.values import Address
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,20 +28,6 @@ class Instance:
     def run(self) -> list[str]:
         """The command that runs it."""
         return [*KIWI_ID, "run", "--config", str(self.places.config)]
-
-
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback that was free a moment ago, and that was not given before."""
-    while True:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port: int = sock.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
-            return port
 
 
 def bench_upstream(directory: Path) -> Path:

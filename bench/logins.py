@@ -27,12 +27,13 @@ from typing import Any
 import trio
 
 from bench.front import cpu_seconds
-from bench.instance import ROOT, free_port
+from bench.instance import ROOT
 from bench.login_load import Job
 from bench.start import until_200
 from kiwi_id import demo, devserver
 from kiwi_id.instance.keys import KINDS
 from kiwi_id.instance.layout import Options, Places, create
+from kiwi_id.instance.ports import free_port
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.admin import recover_account
 from kiwi_id.kanidm.pin import client_context

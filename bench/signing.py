@@ -24,10 +24,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from kiwi_id.issuer import token
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.encoding import PREFIX
 from kiwi_id.issuer.http import Request
 from kiwi_id.issuer.keys import Key, KeySet, KeyState, make_key
 from kiwi_id.issuer.replay import Memory
-from kiwi_id.issuer.tokens import PREFIX
 from kiwi_id.kanidm.oauth2 import OAuth2
 from kiwi_id.proxy.caller import Answer
 

@@ -17,7 +17,7 @@ from kiwi_id.proxy.connection import Settings
 from kiwi_id.proxy.exchange import Exchange, Handler
 from kiwi_id.proxy.forwarder import Forwarder
 from kiwi_id.proxy.gate import RETRY_AFTER, Gate
-from kiwi_id.proxy.listener import Listener
+from kiwi_id.proxy.listener import Listener, tls_context
 from kiwi_id.proxy.pool import Pool
 from kiwi_id.proxy.router import Router
 from kiwi_id.proxy.rules import Headers
@@ -129,7 +129,7 @@ class Front:
         from kiwi_id.issuer.rotation import Keyring  # noqa: PLC0415
         from kiwi_id.kanidm.oauth2 import OAuth2  # noqa: PLC0415
 
-        keyring = Keyring(config.jwt_private_key, config.jwt_public_key, config.keys_dir)
+        keyring = Keyring.of(config)
         keyring.finish_interrupted()
         return Context(
             issuer=config.issuer or server.origin,
@@ -147,8 +147,6 @@ class Front:
 
     def prepare_tls(self, new: Config) -> Callable[[], None]:
         """Read the listener's TLS files (a reload step). Raises ConfigError."""
-        from kiwi_id.proxy.listener import tls_context  # noqa: PLC0415
-
         context = tls_context(new)
 
         def apply() -> None:

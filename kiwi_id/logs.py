@@ -66,10 +66,6 @@ class Log:
     def __init__(self, component: str) -> None:
         self._logger = logging.getLogger(f"kiwi_id.{component}")
 
-    def enabled(self, level: int) -> bool:
-        """Tell whether a record of this level would be written, to save the work of making it."""
-        return self._logger.isEnabledFor(level)
-
     def log(self, level: int, message: str, **fields: Any) -> None:
         """Log ``message`` at a numeric level."""
         if self._logger.isEnabledFor(level):

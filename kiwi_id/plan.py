@@ -138,7 +138,7 @@ class Plan:
     def _rotate_keys(self, config: Config) -> bool:
         from kiwi_id.issuer.rotation import Keyring  # noqa: PLC0415 - as above
 
-        keyring = Keyring(config.jwt_private_key, config.jwt_public_key, config.keys_dir)
+        keyring = Keyring.of(config)
         now = datetime.now(UTC)
         if config.jwt_key_rotation is None:
             return bool(keyring.expire(now))

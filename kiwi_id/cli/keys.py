@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     # Heavy: cryptography. What is wrong with a command line or config.toml is told without it.
     from kiwi_id.issuer.rotation import Keyring  # noqa: PLC0415
 
-    ring = Keyring(instance.jwt_private_key, instance.jwt_public_key, instance.keys_dir)
+    ring = Keyring.of(instance)
     now = datetime.now(UTC)
     try:
         ring.finish_interrupted()

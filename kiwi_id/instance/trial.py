@@ -16,6 +16,7 @@ from kiwi_id import compatibility, config
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance import layout
+from kiwi_id.instance.ports import free_port
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.values import Address
@@ -59,10 +60,9 @@ def prepare(root: Path, *, port: int | None = None, upstream_bin: Path | None = 
         binary = None if stand_in else _find(upstream_bin)
         if binary is None:
             _install_stand_in(script)
-        listen = _choose_port(port)
         options = layout.Options(
-            listen=Address("127.0.0.1", listen),
-            upstream=Address("127.0.0.1", _free_port(listen)),
+            listen=Address("127.0.0.1", _choose_port(port)),
+            upstream=Address("127.0.0.1", free_port()),
             upstream_bin=binary or script,
             listener_tls=True,
         )
@@ -114,17 +114,7 @@ def _choose_port(wanted: int | None) -> int:
             probe.listen()  # SO_REUSEADDR lets a bind pass beside a listener, but not a second listener
         except OSError as error:
             if wanted is None:
-                return _free_port()
+                return free_port()
             found = f"{wanted}: {error.strerror}"
             raise ConfigError([Problem("--port", "", found, "a port that is free", "Stop what uses it.")]) from None
     return wanted or DEFAULT_PORT
-
-
-def _free_port(taken: int = 0) -> int:
-    """Return a port that is free, and is not ``taken``: the kernel may give one again that was free a moment ago."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port != taken:
-            return port

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import secrets
 from dataclasses import dataclass, field
@@ -13,11 +11,9 @@ from urllib.parse import unquote
 import jwt
 
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.encoding import PREFIX, s256
 from kiwi_id.issuer.http import OAuthError
 from kiwi_id.issuer.responses import MODES
-
-# What our states and codes begin with.
-PREFIX = "kiwi-"
 
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 # RFC 3986 without a fragment (RFC 6749 §3.1.2): nothing that a URL parser would strip, mend or read in two ways.
@@ -45,14 +41,13 @@ class Asked:
 
     def kanidm_parameters(self) -> dict[str, str]:
         """Return the request as Kanidm is to see it: only what both versions take, and always with a PKCE of our own."""
-        challenge = base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
         parameters = {
             "response_type": "code",
             "client_id": self.client_id,
             "redirect_uri": self.redirect_uri,
             "scope": self.scope,
             "state": PREFIX,
-            "code_challenge": challenge,
+            "code_challenge": s256(self.verifier),
             "code_challenge_method": "S256",
         }
         return {**parameters, "nonce": self.nonce} if self.nonce else parameters

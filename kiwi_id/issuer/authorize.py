@@ -12,8 +12,9 @@ import time
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from kiwi_id.issuer import consent
-from kiwi_id.issuer.asked import PREFIX, Asked, check, is_plain
+from kiwi_id.issuer.asked import Asked, check, is_plain
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.encoding import PREFIX
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, redirect, shown
 from kiwi_id.issuer.responses import MODES, authorization_response, mistake
 from kiwi_id.kanidm.oauth2 import Denied, Granted, Invalid, NeedsConsent, NeedsLogin, Session, read_session

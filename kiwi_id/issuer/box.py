@@ -15,6 +15,7 @@ import time
 import zlib
 from typing import Any
 
+from kiwi_id.issuer.encoding import base64url
 from kiwi_id.issuer.http import OAuthError
 from kiwi_id.issuer.keys import KeySet
 
@@ -56,7 +57,7 @@ class Sealer:
         body = _DEFLATED + packed if len(packed) < len(plain) else _PLAIN + plain
         nonce = os.urandom(_NONCE)
         data = self._current + nonce + self._ciphers[self._current].encrypt(nonce, body, self._current)
-        text = base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        text = base64url(data)
         if len(text) > _MOST or len(plain) > _MOST_PLAIN:
             raise OAuthError("invalid_request", "The request is too long: shorten state, redirect_uri, nonce or scope.")
         return text
@@ -71,7 +72,7 @@ class Sealer:
                 raise NotOurs
             data = base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True)
             # One spelling only: base64 has several for the same bytes, and a used code must not pass for a new one in another.
-            if base64.urlsafe_b64encode(data).rstrip(b"=") != raw:
+            if base64url(data) != text:
                 raise NotOurs
             hint, nonce, body = data[:_HINT], data[_HINT : _HINT + _NONCE], data[_HINT + _NONCE :]
             plain = self._ciphers[hint].decrypt(nonce, body, hint)

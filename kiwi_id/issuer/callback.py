@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs, urlsplit
 
-from kiwi_id.issuer.asked import PREFIX, Asked
+from kiwi_id.issuer.asked import Asked
 from kiwi_id.issuer.authorize import STATE_COOKIE, make_code, send_to_kanidm
 from kiwi_id.issuer.box import NotOurs, TooOld
 from kiwi_id.issuer.consent import ask, remember_client
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.encoding import PREFIX
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, redirect
 from kiwi_id.issuer.responses import hand_over, mistake, parameters_of, target
 

@@ -7,7 +7,6 @@ published until the last token that it signed has ended. Files are the only stat
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import jwt
 
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.issuer.encoding import base64url
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -176,7 +176,7 @@ def make_key(private: PrivateKeyTypes, state: KeyState, since: datetime, path: P
         alg, jwk = "ES256", {"kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32)}
     elif isinstance(private, ed25519.Ed25519PrivateKey):
         raw = private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        alg, jwk = "EdDSA", {"kty": "OKP", "crv": "Ed25519", "x": _encode(raw)}
+        alg, jwk = "EdDSA", {"kty": "OKP", "crv": "Ed25519", "x": base64url(raw)}
     else:
         raise ValueError("a key that is neither RSA of 2048 bits or more, nor P-256, nor Ed25519")
     kid = thumbprint(jwk)
@@ -187,15 +187,11 @@ def make_key(private: PrivateKeyTypes, state: KeyState, since: datetime, path: P
 def thumbprint(jwk: dict[str, str]) -> str:
     """Return the thumbprint of a public key given as its required members (RFC 7638 §3: sorted, without white space)."""
     canonical = json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode()
-    return _encode(hashlib.sha256(canonical).digest())
+    return base64url(hashlib.sha256(canonical).digest())
 
 
 def _number(value: int, length: int | None = None) -> str:
-    return _encode(value.to_bytes(length or (value.bit_length() + 7) // 8, "big"))
-
-
-def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    return base64url(value.to_bytes(length or (value.bit_length() + 7) // 8, "big"))
 
 
 def file_name(kid: str, state: KeyState, now: datetime) -> str:

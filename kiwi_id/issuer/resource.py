@@ -13,6 +13,7 @@ from kiwi_id.issuer import tokens
 from kiwi_id.issuer.box import NotOurs
 from kiwi_id.issuer.claims import user_claims
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.encoding import PREFIX
 from kiwi_id.issuer.http import (
     CORS,
     Credentials,
@@ -114,7 +115,7 @@ async def revoke(ctx: Context, request: Request) -> Response:
         await _authenticate(ctx, who)  # not left to Kanidm's own revocation: from 1.10 on it asks for no credentials
         sent = form["token"]
         try:
-            if sent.startswith(tokens.PREFIX):
+            if sent.startswith(PREFIX):
                 refresh = tokens.open_refresh(ctx, sent)
                 owner, inner = refresh.client_id, refresh.inner
             else:

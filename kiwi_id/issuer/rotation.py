@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
+from kiwi_id.config_keys import Config
 from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
 from kiwi_id.instance.files import write_atomic
 from kiwi_id.issuer import keys
@@ -44,6 +45,11 @@ class Keyring:
     def __init__(self, private: Path, public: Path, directory: Path) -> None:
         self.private, self.public, self.directory = private, public, directory
         self._held = False
+
+    @classmethod
+    def of(cls, config: Config) -> Self:
+        """Return the key ring that a config names."""
+        return cls(config.jwt_private_key, config.jwt_public_key, config.keys_dir)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

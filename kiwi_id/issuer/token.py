@@ -6,8 +6,6 @@ Kanidm knows, is passed through untouched: its per-client issuers go on working.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import secrets
 from collections.abc import Mapping
@@ -18,9 +16,10 @@ import trio
 from kiwi_id.issuer import tokens
 from kiwi_id.issuer.box import NotOurs
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.encoding import PREFIX, s256
 from kiwi_id.issuer.http import CORS, Credentials, OAuthError, Request, Response, credentials, error_response, json_response
 from kiwi_id.issuer.replay import Memory, UsedCode
-from kiwi_id.issuer.tokens import PREFIX, Login
+from kiwi_id.issuer.tokens import Login
 
 # How long a refresh token that is sent again gets the same answer (seconds): two tabs of one application, a retry after a lost
 # answer. Later reuse goes to Kanidm, which then ends the session.
@@ -111,8 +110,7 @@ def _check_pkce(challenge: str, verifier: str) -> None:
         return
     if not _VERIFIER.fullmatch(verifier):
         raise OAuthError("invalid_grant", "The code_verifier is missing or malformed.")
-    computed = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
-    if not secrets.compare_digest(computed, challenge):
+    if not secrets.compare_digest(s256(verifier), challenge):
         raise OAuthError("invalid_grant", "The code_verifier does not match the code_challenge.")
 
 

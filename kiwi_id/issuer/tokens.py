@@ -15,8 +15,8 @@ import jwt
 from kiwi_id.issuer.box import NotOurs
 from kiwi_id.issuer.claims import for_access_token, user_claims
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.encoding import PREFIX, base64url
 
-PREFIX = "kiwi-"
 ACCESS_TYPE = "at+jwt"
 ID_TYPE = "JWT"
 # Kanidm's refresh tokens live 16 h from each use (oauth2.rs); ours must open at least as long.
@@ -117,7 +117,7 @@ def _at_hash(ctx: Context, access: str) -> str:
     # OIDC Core §3.1.3.6: the hash of the signing algorithm; for EdDSA with Ed25519 that is SHA-512.
     algorithm = hashlib.sha512 if ctx.keys.current.alg == "EdDSA" else hashlib.sha256
     digest = algorithm(access.encode("ascii")).digest()
-    return base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()
+    return base64url(digest[: len(digest) // 2])
 
 
 def _payload(token: str) -> dict[str, Any]:

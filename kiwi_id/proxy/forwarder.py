@@ -32,7 +32,6 @@ class _Attempt:
 
     deadline: trio.CancelScope
     upload_failed: Exception | None = None
-    uploaded: bool = False
     go_ahead: trio.Event = field(default_factory=trio.Event)
 
 
@@ -159,7 +158,6 @@ class Forwarder:
             attempt.upload_failed = error
             cancel.cancel()
             return
-        attempt.uploaded = True
         if not exchange.started:
             attempt.deadline.deadline = trio.current_time() + limits.upstream_timeout
 

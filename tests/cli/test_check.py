@@ -22,8 +22,8 @@ from kiwi_id.cli.check import table
 from kiwi_id.errors import Exit
 from kiwi_id.instance import certs, keys, layout
 from kiwi_id.instance.checks import Finding
+from kiwi_id.instance.ports import free_port
 from kiwi_id.values import Address
-from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -19,8 +19,8 @@ import pytest
 from kiwi_id import __version__, config
 from kiwi_id.errors import ConfigError, Exit
 from kiwi_id.instance import layout
+from kiwi_id.instance.ports import free_port
 from kiwi_id.kanidm import server_toml
-from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 Done = subprocess.CompletedProcess[str]

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.ports import free_port
+from kiwi_id.instance.ports import free_port
 
 __all__ = ["STAND_IN", "Server", "make_certificate", "version_of"]
 

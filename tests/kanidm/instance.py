@@ -17,12 +17,12 @@ import trio
 
 from kiwi_id import demo
 from kiwi_id.instance import layout
+from kiwi_id.instance.ports import free_port
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.admin import recover_account
 from kiwi_id.kanidm.rest import Kanidm
 from kiwi_id.values import Address
 from tests.kanidm.browser import Browser, Request
-from tests.ports import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 60

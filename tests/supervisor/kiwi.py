@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from kiwi_id import control
 from kiwi_id.instance import layout
+from kiwi_id.instance.ports import free_port
 from kiwi_id.values import Address
-from tests.ports import free_port
 
 T = TypeVar("T")
 # How long a test waits for what must happen. Far more than it takes, because a busy machine is no error; never asserted on.

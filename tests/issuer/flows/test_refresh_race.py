@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from kiwi_id.instance.keys import generate_pair
-from kiwi_id.issuer import keys, tokens
+from kiwi_id.issuer import keys
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.encoding import PREFIX
 from kiwi_id.issuer.http import Request, Response
 from kiwi_id.issuer.replay import Memory
 from kiwi_id.issuer.token import token
@@ -42,7 +43,7 @@ async def test_who_waits_asks_again(autojump_clock: trio.testing.MockClock, tmp_
     kanidm = Kanidm(failures)
     ctx = Context("https://id.example", "id.example", "name", key_set, {}, OAuth2(kanidm))
     box = {"c": "app", "r": "inner", "t": "inner", "a": 0, "s": ""}
-    sent = tokens.PREFIX + ctx.refreshes.seal(box, lifetime=60)
+    sent = PREFIX + ctx.refreshes.seal(box, lifetime=60)
     body = f"grant_type=refresh_token&client_id=app&refresh_token={sent}".encode()
     kind = [(b"content-type", b"application/x-www-form-urlencoded")]
     request = Request("POST", "/oauth2/token", b"", kind, body, "127.0.0.1", b"x")

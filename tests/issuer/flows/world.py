@@ -20,12 +20,12 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from kiwi_id import demo
 from kiwi_id.instance import keys, layout
+from kiwi_id.instance.ports import free_port
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.rest import Kanidm
 from tests.issuer.flows.receiver import Receiver
 from tests.issuer.flows.tab import Asked, Client, Person, Tab
 from tests.kanidm.instance import ROOT, Instance, start
-from tests.ports import free_port
 
 ALICE, BOB = (Person(user.name, user.password) for user in demo.USERS)
 CAROL = Person("carol", "harbour-cinnamon-glacier-41")

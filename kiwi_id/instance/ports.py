@@ -1,4 +1,4 @@
-"""TCP ports for what a test starts."""
+"""TCP ports of the loopback, for instances that are made for a trial, a test or a bench."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback that nobody listens on now, and that this run of the tests has not been given before.
+    """Return a port that nobody listens on now, and that this process has not been given before.
 
     The system alone may name the same one twice in a row, and an instance's two addresses would be one.
     """
