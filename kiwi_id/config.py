@@ -145,6 +145,20 @@ def _contradictions(found: dict[str, Any], limits: dict[str, Any], file: Path, l
     if found["listen_addr"] == found["upstream_addr"] and found["listen_addr"].port:
         what = f"{found['listen_addr']}, the same as upstream_addr"
         refuse("listen_addr", what, "an address of its own", "Kiwi ID and kanidmd cannot share one address.")
+    if found["forward_auth_client"]:
+        for key, why in (
+            ("forward_auth_hosts", "Name the hosts that it protects."),
+            ("trusted_proxies", "Name the proxy that asks: nobody else is answered."),
+        ):
+            if not found[key]:
+                refuse("forward_auth_client", f"a client, and no {key}", f"'{key}' beside it", why)
+        domain = found["forward_auth_domain"]
+        for host in found["forward_auth_hosts"] if domain else ():
+            if not f".{host.partition(':')[0]}".endswith(f".{domain}"):
+                fix = "Leave forward_auth_domain empty: each host then has a cookie of its own."
+                refuse("forward_auth_hosts", f"{host}, which is not below {domain}", "hosts below forward_auth_domain", fix)
+    elif found["forward_auth_hosts"]:
+        refuse("forward_auth_hosts", "hosts, and no client", "'forward_auth_client' beside it", "Name the client, or remove them.")
     return problems
 
 

@@ -28,6 +28,9 @@ class Key:
 
 _seconds = partial(values.duration, low=0.05)
 _rotation = partial(values.optional_duration, low=2 * 86400.0)
+# Each recheck uses up a refresh token, which Kanidm counts in whole seconds. Browsers keep no cookie longer than 400 days.
+_recheck = partial(values.duration, low=2.0, high=3600.0)
+_lifetime = partial(values.duration, low=60.0, high=30 * 86400.0)
 
 KEYS: dict[str, Key] = {
     "listen_addr": Key(values.address, "10.10.20.10:8443", False, "address on the private bridge that others connect to"),
@@ -48,6 +51,13 @@ KEYS: dict[str, Key] = {
     "tls_cert": Key(values.optional_path, "", True, "certificate chain of the listener; empty: plain HTTP"),
     "tls_key": Key(values.optional_path, "", True, "private key of tls_cert"),
     "trusted_proxies": Key(values.networks, [], True, "peers whose X-Forwarded-* and Forwarded headers are believed"),
+    "forward_auth_client": Key(values.optional_name, "", True, "OAuth2 client of /auth/verify; empty: no forward-auth"),
+    "forward_auth_secret_file": Key(values.optional_path, "", True, "file with that client's secret; empty: a public client"),
+    "forward_auth_hosts": Key(values.hosts, [], True, "hosts that /auth/verify protects; a login returns to no other"),
+    "forward_auth_domain": Key(values.optional_domain, "", True, "one cookie for all hosts below; empty: one for each host"),
+    "forward_auth_recheck": Key(_recheck, "5m", True, "how long a session is believed before Kanidm is asked about it again"),
+    "forward_auth_lifetime": Key(_lifetime, "12h", True, "a session of forward-auth from login to the next login"),
+    "forward_auth_audiences": Key(values.names, [], True, "clients whose access tokens are taken, too, besides its own"),
     "runtime_dir": Key(values.path, "/run/kiwi", False, "lock file and control socket"),
     "shutdown_timeout": Key(_seconds, "30s", True, "from SIGTERM to the end of everything"),
     "restart_limit": Key(partial(values.integer, low=1, high=1000), 5, True, "short lives of kanidmd in a row until giving up"),
@@ -125,6 +135,13 @@ class Config:
     tls_cert: Path | None
     tls_key: Path | None
     trusted_proxies: tuple[Network, ...]
+    forward_auth_client: str
+    forward_auth_secret_file: Path | None
+    forward_auth_hosts: tuple[str, ...]
+    forward_auth_domain: str
+    forward_auth_recheck: float
+    forward_auth_lifetime: float
+    forward_auth_audiences: tuple[str, ...]
     runtime_dir: Path
     shutdown_timeout: float
     restart_limit: int

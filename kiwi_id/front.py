@@ -26,6 +26,7 @@ from kiwi_id.web.facade import Facade
 from kiwi_id.web.probes import Probes
 
 if TYPE_CHECKING:
+    from kiwi_id.forward_auth.endpoints import ForwardAuth
     from kiwi_id.issuer.context import Context
     from kiwi_id.issuer.service import Service
     from kiwi_id.kanidm.server_toml import ServerToml
@@ -40,6 +41,8 @@ ISSUER = (
     *(b"/oauth2/token/introspect", b"/oauth2/token/revoke"),
 )
 KANIDM_LOGOUT = b"/ui/logout"
+# Kanidm has nothing below /auth/; without forward_auth_client they pass through to its 404.
+FORWARD_AUTH = (b"/auth/verify", b"/auth/login", b"/auth/callback", b"/auth/logout")
 
 
 class Front:
@@ -55,12 +58,14 @@ class Front:
         self._loaded = trio.Event()
         self._issuer: IssuerHandler
         self._service: Service
+        self._forward_auth: ForwardAuth | None = None
         self._forwarder = Forwarder(self.pool, self.gate, self._current, self._redirected)
         probes = Probes(status, draining)
         ours: dict[bytes, Handler] = {
             **dict.fromkeys(probes.paths, probes),
             **dict.fromkeys(PAGES, self._show_page),
             **dict.fromkeys(ISSUER, self._issue),
+            **dict.fromkeys(FORWARD_AUTH, self._ask_forward_auth),
             KANIDM_LOGOUT: self._kanidm_logout,
         }
         self.listener = Listener(plan.sockets, tls=plan.tls, handler=Router(ours, self._forwarder), settings=self._current)
@@ -73,6 +78,7 @@ class Front:
         await trio.to_thread.run_sync(self._load_issuer)
         # server.toml as the plan has read it, and kanidmd too: it may have changed since.
         context = await trio.to_thread.run_sync(self._context, config, self._plan.server)
+        self._forward_auth = await trio.to_thread.run_sync(self._make_forward_auth, config, context)
         self._service.configure(context)
         self._loaded.set()
 
@@ -107,6 +113,10 @@ class Front:
     async def _kanidm_logout(self, exchange: Exchange) -> None:
         if await self._is_loaded(exchange):
             await self._issuer.kanidm_logout(exchange)
+
+    async def _ask_forward_auth(self, exchange: Exchange) -> None:
+        if await self._is_loaded(exchange):
+            await (self._forward_auth or self._forwarder)(exchange)
 
     async def _redirected(self, exchange: Exchange, headers: Headers) -> bool:
         return not await self._is_loaded(exchange) or await self._issuer.returning(exchange, headers)
@@ -143,7 +153,25 @@ class Front:
     def prepare_issuer(self, new: Config) -> Callable[[], None]:
         """Make the issuer's context anew (a reload step). Raises ConfigError."""
         context = self._context(new, self._plan.read_server(new))
-        return lambda: self._service.configure(context)
+        forward_auth = self._make_forward_auth(new, context)
+
+        def apply() -> None:
+            self._service.configure(context)
+            self._forward_auth = forward_auth
+
+        return apply
+
+    def _make_forward_auth(self, config: Config, context: Context) -> ForwardAuth | None:
+        """Make what answers at ``/auth/…``, when it is asked for. Raises ConfigError."""
+        if not config.forward_auth_client:
+            return None
+        from kiwi_id.forward_auth.endpoints import ForwardAuth  # noqa: PLC0415 - not everybody wants it
+        from kiwi_id.forward_auth.renewal import Renewals  # noqa: PLC0415
+        from kiwi_id.forward_auth.rules import Rules  # noqa: PLC0415
+
+        renewals = self._forward_auth.renewals if self._forward_auth else Renewals()
+        rules = Rules.of(config, context.issuer)
+        return ForwardAuth(context, rules, self._service.handle, lambda: self.settings.trusted, renewals)
 
     def prepare_tls(self, new: Config) -> Callable[[], None]:
         """Read the listener's TLS files (a reload step). Raises ConfigError."""

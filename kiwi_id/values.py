@@ -220,6 +220,53 @@ def optional_origin(value: Any) -> str:
     return checked
 
 
+_LABELS = r"(?!-)[a-z0-9-]{1,63}(?:\.[a-z0-9-]{1,63})*"
+
+
+def hosts(value: Any) -> tuple[str, ...]:
+    """Check an array of host names as browsers send them: lower case, with a port when it is not 443. Raises Refused."""
+    allowed = 'an array of host names, with a port when it is not 443, such as ["wiki.example.com", "files.example.com:8443"]'
+    if not isinstance(value, list):
+        raise Refused(shown(value), allowed)
+    found: list[str] = []
+    for item in value:
+        name = item.lower().removesuffix(":443") if isinstance(item, str) else ""
+        if not re.fullmatch(rf"{_LABELS}(?::[0-9]{{1,5}})?", name):
+            fix = "Leave out scheme and path." if isinstance(item, str) and "/" in item else ""
+            raise Refused(shown(item), allowed, fix)
+        found.append(name)
+    return tuple(found)
+
+
+def optional_domain(value: Any) -> str:
+    """Check a domain for cookies, of two labels or more (browsers refuse one); the empty string means *none*. Raises Refused."""
+    if value == "":
+        return ""
+    name = value.lower().removeprefix(".") if isinstance(value, str) else ""
+    if not re.fullmatch(_LABELS, name) or "." not in name or re.fullmatch(r"[0-9.]+", name):
+        raise Refused(shown(value), 'a domain of two labels or more, such as "example.com"')
+    return name
+
+
+def name(value: Any) -> str:
+    """Check the name of an OAuth2 client. Raises Refused."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._@-]{1,128}", value):
+        raise Refused(shown(value), "the name of an OAuth2 client in Kanidm")
+    return value
+
+
+def optional_name(value: Any) -> str:
+    """Like :func:`name`; the empty string means *none*. Raises Refused."""
+    return "" if value == "" else name(value)
+
+
+def names(value: Any) -> tuple[str, ...]:
+    """Check an array of names of OAuth2 clients. Raises Refused."""
+    if not isinstance(value, list):
+        raise Refused(shown(value), 'an array of names of OAuth2 clients, such as ["backup"]')
+    return tuple(name(item) for item in value)
+
+
 def networks(value: Any) -> tuple[Network, ...]:
     """Parse an array of addresses or CIDR networks, such as ``["10.10.20.1", "fd00::/8"]``. Raises Refused."""
     allowed = 'an array of addresses or networks, such as ["10.10.20.1", "fd00:20::/64"]'

@@ -61,8 +61,8 @@ def issue(ctx: Context, client_id: str, answer: dict[str, Any], login: Login, *,
     """
     now = int(time.time())
     lifetime = int(answer.get("expires_in") or 900)
-    inner_id = _payload(answer["id_token"]) if answer.get("id_token") else {}
-    inner_access = _payload(answer["access_token"])
+    inner_id = payload(answer["id_token"]) if answer.get("id_token") else {}
+    inner_access = payload(answer["access_token"])
     subject = inner_access.get("sub") or inner_id.get("sub") or client_id
     claims = user_claims(ctx, inner_id)
     scope = answer.get("scope") or inner_access.get("scope") or ""
@@ -120,7 +120,7 @@ def _at_hash(ctx: Context, access: str) -> str:
     return base64url(digest[: len(digest) // 2])
 
 
-def _payload(token: str) -> dict[str, Any]:
+def payload(token: str) -> dict[str, Any]:
     """Return the payload of a JWS without checking it; nothing for an opaque token (client_credentials)."""
     parts = token.split(".")
     if len(parts) != 3:

@@ -6,6 +6,7 @@ there than all the rest of it (docs/measurements.md).
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from kiwi_id.kanidm.oauth2 import Surprise
@@ -45,15 +46,7 @@ class IssuerHandler:
 
     async def answer(self, request: Request) -> Response:
         """Answer a request at one of the issuer's paths; with 502 or 503 when Kanidm does not play its part."""
-        try:
-            return await self._service.handle(request)
-        except Unavailable as error:
-            log.warn("no answer from kanidmd for the issuer", path=request.path, error=str(error))
-            message = "The login service is not available right now. Please try again in a moment."
-            return refusal(request, 503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
-        except Surprise as error:
-            log.error("Kanidm answered what it should not", path=request.path, error=str(error))
-            return refusal(request, 502, "upstream_failed", "The login service did not answer properly. Please try again.")
+        return await guarded(request, self._service.handle)
 
     async def kanidm_logout(self, exchange: Exchange) -> None:
         """Pass Kanidm's own logout on, and tell the session's clients of it afterwards."""
@@ -85,6 +78,19 @@ class IssuerHandler:
         exchange.notes["route"] = "issuer"
         await respond(exchange, response)
         return True
+
+
+async def guarded(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Return the answer of ``handle``; 502 or 503 when Kanidm does not play its part."""
+    try:
+        return await handle(request)
+    except Unavailable as error:
+        log.warn("no answer from kanidmd for the issuer", path=request.path, error=str(error))
+        message = "The login service is not available right now. Please try again in a moment."
+        return refusal(request, 503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
+    except Surprise as error:
+        log.error("Kanidm answered what it should not", path=request.path, error=str(error))
+        return refusal(request, 502, "upstream_failed", "The login service did not answer properly. Please try again.")
 
 
 def to_request(exchange: Exchange, body: bytes) -> Request:
