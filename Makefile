@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: dev test check lint types bench lock build clean help
+.PHONY: dev test check lint types bench report lock build clean help
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,12 +26,16 @@ types: $(VENV)/dev
 bench: $(VENV)/dev  ## front against direct and against a plain stack, side by side
 	$(BIN)/python -m bench.front $(ARGS)
 
+report: $(VENV)/bench  ## measure all contenders in one run; writes bench/report.md and bench/report.png
+	$(BIN)/python -m bench.report $(ARGS)
+
 build: $(VENV)/dev  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 lock:  ## pin all dependencies anew (needs uv)
 	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 -o requirements/runtime.txt --upgrade
 	uv pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 -o requirements/dev.txt --upgrade
+	uv pip compile --group bench -c requirements/dev.txt --universal --generate-hashes --python-version 3.11 -o requirements/bench.txt --upgrade
 
 $(VENV)/runtime: requirements/runtime.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,6 +46,10 @@ $(VENV)/runtime: requirements/runtime.txt
 
 $(VENV)/dev: $(VENV)/runtime requirements/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/bench: $(VENV)/dev requirements/bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
 	@touch $@
 
 clean:  ## remove what the targets above made

@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,10 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.instance import ROOT, bench_upstream, make
+from bench.processes import cpu_seconds, rss_mb, wait_port
 from kiwi_id.instance.certs import make_loopback
 from kiwi_id.instance.ports import free_port
-
-TICK = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -38,30 +35,6 @@ class Contender:
     port: int
     pid: int
     tls: bool
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return user plus system time of one process, in seconds (resolution: a clock tick)."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICK
-
-
-def rss_mb(pid: int) -> float:
-    """Return the resident memory of one process, in MB (10^6 bytes)."""
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024 / 1e6
-    return 0.0
-
-
-def wait_port(port: int, seconds: float = 20.0) -> None:
-    """Wait until something accepts connections on the port."""
-    ends = time.monotonic() + seconds
-    while time.monotonic() < ends:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            return
-        time.sleep(0.02)
-    raise SystemExit(f"bench: nothing listens on port {port} after {seconds:g} s")
 
 
 @contextlib.contextmanager
@@ -77,7 +50,7 @@ def contenders(directory: Path, tls: bool) -> Iterator[list[Contender]]:
     python = [sys.executable, "-m"]
     log = (directory / "kiwi.log").open("wb")
     kiwi = subprocess.Popen(instance.run, cwd=ROOT, stderr=log)
-    command = [*python, "bench.plain", f"127.0.0.1:{plain}", f"https://127.0.0.1:{upstream}", str(chain)]
+    command = [*python, "bench.peers.plain", f"127.0.0.1:{plain}", f"https://127.0.0.1:{upstream}", str(chain)]
     other = subprocess.Popen([*command, *([str(cert), str(key)] if tls else [])], cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         for port in (upstream, front, plain):

@@ -26,9 +26,9 @@ from typing import Any
 
 import trio
 
-from bench.front import cpu_seconds
 from bench.instance import ROOT
 from bench.login_load import Job
+from bench.processes import cpu_seconds
 from bench.start import until_200
 from kiwi_id import demo, devserver
 from kiwi_id.instance.keys import KINDS

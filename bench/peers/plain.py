@@ -37,10 +37,12 @@ def make_app(upstream: str, chain: Path) -> QuartTrio:
 
 
 def main() -> None:
-    """Serve: ``plain.py LISTEN UPSTREAM CHAIN [CERT KEY]``."""
+    """Serve: ``LISTEN UPSTREAM CHAIN [CERT KEY]``, as all peers do."""
     listen, upstream, chain, *tls = sys.argv[1:]
     config = Config()
     config.bind = [listen]
+    # Its defaults, 1,000 requests and 5 s, would have it measured opening connections.
+    config.keep_alive_max_requests, config.keep_alive_timeout = 1 << 62, 600
     if tls:
         config.certfile, config.keyfile = tls
     trio.run(serve, make_app(upstream, Path(chain)), config)
