@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "tell everything that would stop a start",
     "pin": "record the version and checksum of the kanidmd found here",
     "keys": "list, generate, rotate and retire signing keys",
+    "token": "check or look at an access token; get one of a demo user",
     "reload": "ask a running Kiwi ID to reload its configuration",
     "status": "show what a running Kiwi ID is doing",
     "health": "probe a running Kiwi ID; for container health checks",

@@ -43,7 +43,7 @@ def token(key: Key = KEY, **changes: Any) -> str:
         "exp": now + 900,
         "jti": secrets.token_urlsafe(16),
         "client_id": AUDIENCE,
-        "scope": "openid mail.read",
+        "scope": "openid mail_read",
         "name": "Alice Demo",
         "groups": ["kiwi_users", "mail_users"],
     }

@@ -78,11 +78,11 @@ def test_a_good_token_comes_through(loop: str, kind: str, event: str) -> None:
 def test_a_refused_request(loop: str) -> None:
     """The application never sees it; the answer is the challenge, whole, and not to be cached."""
     app = App()
-    guarded = BearerMiddleware(app, VERIFIER, required_scopes=["mail.send"])
+    guarded = BearerMiddleware(app, VERIFIER, required_scopes=["mail_send"])
     start, body = call(guarded, connection("http", f"Bearer {token()}"), loop=loop)
     headers = dict(start["headers"])
     assert (start["type"], start["status"]) == ("http.response.start", 403)
-    assert headers[b"www-authenticate"].endswith(b'scope="mail.send"')
+    assert headers[b"www-authenticate"].endswith(b'scope="mail_send"')
     assert headers[b"cache-control"] == b"no-store"
     assert headers[b"content-length"] == str(len(body["body"])).encode()
     assert not app.scopes

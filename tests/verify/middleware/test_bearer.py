@@ -27,7 +27,7 @@ def test_a_good_token_gives_its_claims() -> None:
         claims = Guard(VERIFIER).check("/", [scheme + token()])
         assert claims is not None
         assert claims.name == "Alice Demo"
-        assert claims.scopes == {"openid", "mail.read"}
+        assert claims.scopes == {"openid", "mail_read"}
         assert claims.groups == {"kiwi_users", "mail_users"}
 
 
@@ -101,10 +101,10 @@ def test_no_header_breaks_the_answer(value: str) -> None:
 
 def test_scopes() -> None:
     """All scopes are needed; 403 names all of them, so that a client can ask for a token that will do (RFC 6750 §3.1)."""
-    assert Guard(VERIFIER, required_scopes=["mail.read", "openid"]).check("/", [f"Bearer {token()}"])
-    answer = refused(Guard(VERIFIER, required_scopes=["mail.send", "mail.read"]), f"Bearer {token()}")
+    assert Guard(VERIFIER, required_scopes=["mail_read", "openid"]).check("/", [f"Bearer {token()}"])
+    answer = refused(Guard(VERIFIER, required_scopes=["mail_send", "mail_read"]), f"Bearer {token()}")
     assert answer.status == 403
-    assert answer.challenge.endswith('scope="mail.read mail.send"')
+    assert answer.challenge.endswith('scope="mail_read mail_send"')
     assert 'error="insufficient_scope"' in answer.challenge
 
 
@@ -119,7 +119,7 @@ def test_groups() -> None:
 
 def test_optional_and_anonymous_paths() -> None:
     """On an optional path no token is None and a token is held to everything; on an anonymous one nothing is looked at."""
-    guard = Guard(VERIFIER, required_scopes=["mail.read"], optional_paths=["/start"], anonymous_paths=["/health", "/static/*"])
+    guard = Guard(VERIFIER, required_scopes=["mail_read"], optional_paths=["/start"], anonymous_paths=["/health", "/static/*"])
     assert guard.check("/start", []) is None
     claims = guard.check("/start", [f"Bearer {token()}"])
     assert claims
@@ -143,8 +143,8 @@ def test_paths_that_only_look_alike_need_a_token(path: str) -> None:
 @pytest.mark.parametrize(
     "demands",
     [
-        {"required_scopes": "mail.read"},
-        {"required_scopes": ["mail.read mail.send"]},
+        {"required_scopes": "mail_read"},
+        {"required_scopes": ["mail_read mail_send"]},
         {"required_scopes": ['a"b']},
         {"required_groups": "mail_users"},
         {"required_groups": [""]},

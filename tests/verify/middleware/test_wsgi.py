@@ -64,7 +64,7 @@ def test_a_good_token_comes_through() -> None:
 )
 def test_refusals(value: str | None, status: str, error: str) -> None:
     """Each refusal of RFC 6750 §3; a HEAD gets its headers without the body."""
-    guarded = BearerMiddleware(app, VERIFIER, required_scopes=["mail.read"])
+    guarded = BearerMiddleware(app, VERIFIER, required_scopes=["mail_read"])
     environ = {} if value is None else {"HTTP_AUTHORIZATION": value}
     found, headers, body = call(guarded, **environ)
     assert found == status
