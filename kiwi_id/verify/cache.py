@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from kiwi_id.verify.claims import Claims
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """Claims, and between which times (Unix seconds; the second one excluded) they may be given out."""
 
     claims: Claims

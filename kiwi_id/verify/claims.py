@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any
 
 from kiwi_id.verify.errors import MalformedToken, quoted
 
 # The last second of the year 9999, beyond which Python has no datetime: RFC 7519 §2 sets no bound of its own.
 _LAST_SECOND = 253402300799
+_TEXTS = ("sub", "iss", "name", "email", "client_id", "jti", "scope")
+_ABSENT = ("",) * len(_TEXTS)
+_STRINGS = frozenset([str])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Claims:
     """The claims of a token that was checked. It may be kept and shared between threads: nothing in it can be changed.
 
@@ -38,84 +40,59 @@ class Claims:
     raw: Mapping[str, Any] = field(repr=False, hash=False)
 
 
-def claims_of(payload: dict[str, Any]) -> Claims:
-    """Return the claims of a payload whose signature was checked. Raises MalformedToken for one missing or of a wrong type.
+def claims_of(raw: Mapping[str, Any]) -> Claims:
+    """Return the claims of a payload (see :func:`kiwi_id.verify.jose.parse`) whose signature was checked.
 
-    ``iss``, ``sub``, ``aud``, ``exp`` and ``iat`` must be there (RFC 9068 §2.2, OIDC Core §2).
+    ``iss``, ``sub``, ``aud``, ``exp`` and ``iat`` must be there (RFC 9068 §2.2, OIDC Core §2). Raises MalformedToken for one that
+    is missing, and for any claim of :class:`Claims` that is of another type.
     """
-    raw = frozen(payload)
-    get = raw.get
-    audience = get("aud")
+    subject, issuer, name, email, client_id, token_id, scope = texts = tuple(map(raw.get, _TEXTS, _ABSENT))
+    groups, audience = raw.get("groups", ()), raw.get("aud", ())
     if type(audience) is str:
         audience = (audience,)
-    elif type(audience) is not tuple or not audience:
-        raise MalformedToken("the claim 'aud' is neither a string nor a list of strings" if "aud" in raw else _missing("aud"))
-    groups = get("groups", ())
-    if type(groups) is not tuple:
-        raise MalformedToken("the claim 'groups' is not a list of strings")
-    scope = get("scope", "")
-    for name, value in (*((("aud", item)) for item in audience), *((("groups", item)) for item in groups), ("scope", scope)):
-        if type(value) is not str:
-            raise MalformedToken(f"the claim '{name}' holds {_kind(value)} where a string belongs")
-    scopes = frozenset(scope.split(" ")) if scope else frozenset()
-    return Claims(
-        _text(raw, "sub"),
-        _optional(raw, "name"),
-        _optional(raw, "email"),
-        frozenset(groups),
-        scopes - {""} if "" in scopes else scopes,
-        _optional(raw, "client_id"),
-        _text(raw, "iss"),
-        audience,
-        datetime.fromtimestamp(seconds(raw, "exp"), UTC),
-        datetime.fromtimestamp(seconds(raw, "iat"), UTC),
-        _optional(raw, "jti"),
-        raw,
+    lists = type(groups) is tuple and type(audience) is tuple
+    if not lists or not subject or not issuer or not audience or {*map(type, (*texts, *groups, *audience))} != _STRINGS:
+        raise MalformedToken(_what_is_wrong(raw))
+    scopes = frozenset(scope.split(" "))  # no other white space separates: RFC 6749 §3.3
+    # Into a frozen dataclass's __dict__ at once: its own constructor goes through object.__setattr__ twelve times.
+    claims = object.__new__(Claims)
+    claims.__dict__.update(
+        subject=subject,
+        name=name or None,
+        email=email or None,
+        groups=frozenset(groups),
+        scopes=scopes - {""} if "" in scopes else scopes,
+        client_id=client_id or None,
+        issuer=issuer,
+        audience=audience,
+        expires=datetime.fromtimestamp(seconds(raw, "exp"), UTC),
+        issued_at=datetime.fromtimestamp(seconds(raw, "iat"), UTC),
+        token_id=token_id or None,
+        raw=raw,
     )
+    return claims
 
 
 def seconds(raw: Mapping[str, Any], name: str) -> float:
     """Return a NumericDate (RFC 7519 §2): seconds since 1970, possibly with a fraction. Raises MalformedToken."""
     value = raw.get(name)
     if type(value) is not int and type(value) is not float:  # a bool is an int to isinstance()
-        raise MalformedToken(f"the claim '{name}' is {_kind(value)}, not a number of seconds" if name in raw else _missing(name))
+        raise MalformedToken(f"the claim '{name}' is no number of seconds" if name in raw else f"the token has no claim '{name}'")
     if not 0 <= value <= _LAST_SECOND:
         raise MalformedToken(f"the claim '{name}' is {quoted(value)}, no time between 1970 and 9999")
     return value
 
 
-def frozen(members: dict[str, Any]) -> Mapping[str, Any]:
-    """Return a read-only view of a JSON object, deep: what is cached is shared, and no caller may change it for the next one."""
-    for name, value in members.items():
-        if type(value) is list or type(value) is dict:
-            members[name] = _frozen(value)
-    return MappingProxyType(members)
+def _what_is_wrong(raw: Mapping[str, Any]) -> str:
+    for name in ("iss", "sub", "aud"):
+        if not raw.get(name):
+            return f"the claim '{name}' is empty" if name in raw else f"the token has no claim '{name}'"
+    for name in _TEXTS:
+        if type(raw.get(name, "")) is not str:
+            return f"the claim '{name}' is not a string"
+    wrong = "aud" if type(raw["aud"]) is not str and not _strings(raw["aud"]) else "groups"
+    return f"the claim '{wrong}' is not a list of strings"
 
 
-def _frozen(value: Any) -> Any:
-    if type(value) is list:
-        return tuple([_frozen(item) for item in value])
-    return frozen(value) if type(value) is dict else value
-
-
-def _text(raw: Mapping[str, Any], name: str) -> str:
-    value = raw.get(name)
-    if type(value) is str and value:
-        return value
-    raise MalformedToken(_missing(name) if name not in raw else f"the claim '{name}' is {_kind(value)} where a string belongs")
-
-
-def _optional(raw: Mapping[str, Any], name: str) -> str | None:
-    value = raw.get(name)
-    if type(value) is str or name not in raw:
-        return value
-    raise MalformedToken(f"the claim '{name}' is {_kind(value)} where a string belongs")
-
-
-def _missing(name: str) -> str:
-    return f"the token has no claim '{name}'"
-
-
-def _kind(value: object) -> str:
-    names = {bool: "a boolean", int: "a number", float: "a number", tuple: "a list", type(None): "null", str: "an empty string"}
-    return names.get(type(value), "an object")
+def _strings(value: Any) -> bool:
+    return type(value) is tuple and all(type(item) is str for item in value)

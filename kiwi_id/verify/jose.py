@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import binascii
 import json
-import math
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from kiwi_id.verify.errors import MalformedToken, quoted
 
 # Our own tokens have 3 KB at most; servers cut header fields at 8 to 64 KB.
 MAX_TOKEN = 16384
-# Deeper than any claim; Python's JSON parser takes a stack frame for each level.
+# Deeper than any claim, and far from where Python's parsers run out of stack.
 MAX_DEPTH = 16
 MAX_NAME = 256
 # The integers that every JSON implementation reads alike (RFC 7493 §2.2).
@@ -30,7 +30,6 @@ _PADDING = {0: b"", 2: b"==", 3: b"="}
 # A token that brings its own key, or says where to get it, asks to be believed (RFC 8725 §3.10); an extension that must be
 # understood (RFC 7515 §4.1.11), and an unencoded payload (RFC 7797) or a compressed one, are none that we understand.
 _REFUSED = ("jwk", "jku", "x5u", "x5c", "crit", "b64", "zip")
-_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|([\]}])', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +41,12 @@ class Header:
     typ: str | None
 
 
-def split(token: bytes) -> tuple[bytes, bytes, bytes, bytes]:
-    """Return header and payload, still encoded, the signing input (RFC 7515 §5.2), and the signature, decoded."""
-    signing_input, _, signature = token.rpartition(b".")
+def split(signing_input: bytes) -> tuple[bytes, bytes]:
+    """Return header and payload, still encoded, of what stands before the last dot of a token (RFC 7515 §5.2)."""
     header, dot, payload = signing_input.partition(b".")
     if not dot or b"." in payload:
-        raise MalformedToken(f"the token has {token.count(b'.') + 1} parts between dots, not 3")
-    return header, payload, signing_input, decode(signature)
+        raise MalformedToken(f"the token has {signing_input.count(b'.') + 2} parts between dots, not 3")
+    return header, payload
 
 
 def decode(part: bytes) -> bytes:
@@ -67,7 +65,7 @@ def header(part: bytes) -> Header:
     return checked_header(parse(decode(part)))
 
 
-def checked_header(members: dict[str, Any]) -> Header:
+def checked_header(members: Mapping[str, Any]) -> Header:
     """Return what counts of a header's members; those that would lead us astray are refused."""
     for name in _REFUSED:
         if name in members:
@@ -84,9 +82,11 @@ def checked_header(members: dict[str, Any]) -> Header:
     return Header(alg, kid, typ)
 
 
-def unverified(token: str | bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+def unverified(token: str | bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
     """Return header and claims of a token WITHOUT checking anything but its form: to show them to a person, never to decide."""
-    head, payload, _, _ = split(ascii_bytes(token))
+    signing_input, _, signature = ascii_bytes(token).rpartition(b".")
+    head, payload = split(signing_input)
+    decode(signature)
     return parse(decode(head)), parse(decode(payload))
 
 
@@ -102,32 +102,46 @@ def ascii_bytes(token: str | bytes) -> bytes:
         raise MalformedToken("the token has characters that are not ASCII") from None
 
 
-def parse(data: bytes) -> dict[str, Any]:
-    """Parse a JSON object (RFC 8259) in UTF-8: no member twice (RFC 7515 §4), no NaN, no number beyond what all can read."""
+def parse(data: bytes) -> Mapping[str, Any]:
+    """Parse a JSON object (RFC 8259) in UTF-8: no member twice (RFC 7515 §4), no NaN, no number beyond what all can read.
+
+    What is returned cannot be changed, lists having become tuples: checked tokens are remembered and shared.
+    """
     try:
-        text = data.decode("utf-8")
-        if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
-            _check_depth(text)
-        value = _DECODER.decode(text)
-        if "\\u" in text:  # half of a surrogate pair is no text: it could not be written anywhere
+        text = data.decode("utf-8").strip(" \t\r\n")
+        value, end = _DECODER.raw_decode(text)
+        if end != len(text):
+            raise ValueError("more than one value")
+        if b"\\" in data:  # half of a surrogate pair is no text: it could not be written anywhere
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
         raise MalformedToken("a part of the token is not JSON in UTF-8") from None
     if type(value) is not dict:
         raise MalformedToken("a part of the token is JSON, but not an object")
+    return _frozen(value, 1)
+
+
+def _frozen(members: dict[str, Any], depth: int) -> Mapping[str, Any]:
+    if depth > MAX_DEPTH:
+        raise MalformedToken(f"the token's JSON is nested deeper than {MAX_DEPTH} levels")
+    for name, value in members.items():
+        if type(value) is not str:
+            members[name] = _frozen_value(value, depth)
+    return MappingProxyType(members)
+
+
+def _frozen_value(value: Any, depth: int) -> Any:
+    kind = type(value)
+    if kind is int or kind is float:
+        if not -MAX_INTEGER <= value <= MAX_INTEGER:  # infinity, which 1e999 is to Python, is beyond as well
+            raise MalformedToken("the token has a number that is too large")
+    elif kind is dict:
+        return _frozen(value, depth + 1)
+    elif kind is list:
+        if depth >= MAX_DEPTH:
+            raise MalformedToken(f"the token's JSON is nested deeper than {MAX_DEPTH} levels")
+        return tuple([item if type(item) is str else _frozen_value(item, depth + 1) for item in value])
     return value
-
-
-def _check_depth(text: str) -> None:
-    """Look at nesting before the parser does, outside of strings only. Brackets that do not match are the parser's to find."""
-    depth = 0
-    for found in _BRACKETS.finditer(text):
-        if found[1]:
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise MalformedToken(f"the token's JSON is nested deeper than {MAX_DEPTH} levels")
-        elif found[2]:
-            depth -= 1
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,22 +153,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _integer(text: str) -> int:
-    # Length first: int() takes quadratic time, and refuses thousands of digits with an error of its own.
-    if len(text) > 17 or abs(value := int(text)) > MAX_INTEGER:
-        raise MalformedToken("the token has a number that is too large")
-    return value
-
-
-def _float(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise MalformedToken("the token has a number that is too large")
-    return value
-
-
 def _constant(name: str) -> NoReturn:
     raise MalformedToken(f"the token has the value {name}, which is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)

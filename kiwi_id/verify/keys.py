@@ -18,7 +18,7 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from kiwi_id.verify import jose
 from kiwi_id.verify.errors import KeysError, MalformedToken, quoted
@@ -28,7 +28,8 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192  # RFC 7518 §3.3; and what an attacker's clock must not buy
 MIN_RSA_EXPONENT = 65537  # NIST SP 800-56B: with small ones a sloppy padding check was a forgery more than once
 
-_PKCS1, _SHA256, _ECDSA = padding.PKCS1v15(), hashes.SHA256(), ec.ECDSA(hashes.SHA256())
+_PKCS1, _SHA256 = padding.PKCS1v15(), Prehashed(hashes.SHA256())
+_ECDSA = ec.ECDSA(_SHA256)
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _LOG = logging.getLogger("kiwi_id.verify")
 
@@ -41,17 +42,20 @@ class Key:
     alg: str
     public: PublicKey = field(repr=False)
 
-    def verifies(self, signing_input: bytes, signature: bytes) -> bool:
-        """Tell whether this key signed these bytes; the signature is as in RFC 7518 §3.3, §3.4 and RFC 8037 §3.1."""
+    def verifies(self, signing_input: bytes, digest: bytes, signature: bytes) -> bool:
+        """Tell whether this key signed these bytes, whose SHA-256 is ``digest``: only Ed25519 hashes in a way of its own.
+
+        The signature is as in RFC 7518 §3.3, §3.4 and RFC 8037 §3.1.
+        """
         public = self.public
         try:
             if isinstance(public, rsa.RSAPublicKey):
-                public.verify(signature, signing_input, _PKCS1, _SHA256)
+                public.verify(signature, digest, _PKCS1, _SHA256)
             elif isinstance(public, ec.EllipticCurvePublicKey):
                 if len(signature) != 64:
                     return False
                 r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-                public.verify(encode_dss_signature(r, s), signing_input, _ECDSA)
+                public.verify(encode_dss_signature(r, s), digest, _ECDSA)
             else:
                 public.verify(signature, signing_input)
         except InvalidSignature:
@@ -160,17 +164,17 @@ def _from_jwks(data: bytes, where: str) -> list[Key]:
     except MalformedToken as error:
         raise KeysError(f"{where}: {str(error).replace('the token', 'it').replace('a part of it', 'it')}") from None
     members = document.get("keys")
-    if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
+    if not isinstance(members, tuple) or not all(isinstance(member, Mapping) for member in members):
         raise KeysError(f"{where}: no JWK set, which is an object with the list 'keys' (RFC 7517 §5)")
     return [key for number, member in enumerate(members) if (key := _from_jwk(member, f"{where}: key {number + 1}")) is not None]
 
 
-def _from_jwk(jwk: dict[str, Any], where: str) -> Key | None:
+def _from_jwk(jwk: Mapping[str, Any], where: str) -> Key | None:
     """Return one key; None for one that is not for signatures, or of a kind that is unknown here (RFC 7517 §5: ignore it)."""
     if jwk.get("kty") == "oct" or "d" in jwk or "k" in jwk:
         raise KeysError(f"{where}: a secret key; a service that checks tokens must have public keys only")
-    operations = jwk.get("key_ops", ["verify"])
-    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
+    operations = jwk.get("key_ops", ("verify",))
+    if jwk.get("use", "sig") != "sig" or not isinstance(operations, tuple) or "verify" not in operations:
         return None
     kid = jwk.get("kid")
     if kid is not None and (not isinstance(kid, str) or not 0 < len(kid) <= jose.MAX_NAME):
