@@ -21,6 +21,7 @@ from kiwi_id.verify.errors import (
     WrongIssuer,
     WrongType,
 )
+from kiwi_id.verify.remote import JwksUrl
 from kiwi_id.verify.source import KeyFile, KeySource
 from kiwi_id.verify.verifier import Verifier
 
@@ -28,6 +29,7 @@ __all__ = [
     "BadSignature",
     "Claims",
     "ExpiredToken",
+    "JwksUrl",
     "KeyFile",
     "KeySource",
     "KeysError",

@@ -29,6 +29,9 @@ class KeySource(Protocol):
     def current(self) -> Keys:
         """Return the keys; the same object as long as they are the same."""
 
+    def missed(self) -> None:
+        """Note that a token named a key that is not among them."""
+
 
 class FixedKeys:
     """Keys that do not change."""
@@ -39,6 +42,9 @@ class FixedKeys:
     def current(self) -> Keys:
         """Return the keys."""
         return self._keys
+
+    def missed(self) -> None:
+        """There are no others."""
 
 
 class KeyFile:
@@ -66,6 +72,9 @@ class KeyFile:
             finally:
                 self._lock.release()
         return self._keys
+
+    def missed(self) -> None:
+        """A changed file is seen soon enough without."""
 
     def _look(self) -> None:
         try:

@@ -128,6 +128,7 @@ class Verifier:
             raise WrongType(f"the token has {kind}; wanted: {self._types[0]}")
         key = found.find(header.kid)
         if key is None:
+            self._source.missed()
             named = "names no key, and there are several" if header.kid is None else f"names the key {quoted(header.kid)}"
             raise UnknownKey(f"the token {named}; known: {', '.join(quoted(kid) for kid in list(found.by_kid)[:8])}")
         if header.alg != key.alg:
@@ -138,7 +139,7 @@ class Verifier:
 def _source(given: object) -> KeySource:
     if isinstance(given, str | Path):
         return KeyFile(given)
-    if hasattr(given, "current"):
+    if hasattr(given, "current") and hasattr(given, "missed"):
         source: KeySource = given
         return source
     return FixedKeys(keys.given(given))  # type: ignore[arg-type]  # whatever it is, it is looked at there
