@@ -67,9 +67,7 @@ def _path(scope: Scope) -> str:
     A path outside of ``root_path`` matches nothing: frameworks differ in what they make of it, so nobody is let in by it.
     """
     path, root = str(scope["path"]), str(scope.get("root_path") or "").rstrip("/")
-    if not path.startswith(root) or path[len(root) :][:1] not in {"", "/"}:
-        return ""
-    return path[len(root) :] or "/"
+    return (path[len(root) :] or "/") if path.startswith(root) else ""
 
 
 async def _answer(kind: str, refused: Refused, send: Send) -> None:

@@ -187,5 +187,5 @@ class _Paths:
 
 
 def _shown(text: str) -> str:
-    """Return ``text`` as a quoted string may hold it (RFC 6750 §3, RFC 9110 §5.6.4): quotes become single, the rest '?'."""
-    return re.sub(r"[^\x20\x21\x23-\x5b\x5d-\x7e]", "?", text.replace('"', "'"))[:200]
+    """Return ``text`` as a quoted string may hold it (RFC 6750 §3), with '?' for the rest."""
+    return re.sub(r"[^\x20\x21\x23-\x5b\x5d-\x7e]", "?", text)[:200]

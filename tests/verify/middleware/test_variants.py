@@ -44,9 +44,8 @@ def test_flask_closed_as_a_whole(tmp_path: Path) -> None:
     """Behind the middleware every view is closed, and current_claims() works in one without the decorator."""
     code = example("Flask").replace('@bearer.required(scopes=["mail_read"], groups=["mail_users"])\n', "") + (
         "\nfrom kiwi_id.verify.wsgi import BearerMiddleware\n"
-        'verifier = Verifier(PEM, issuer="https://id.example.com", audience="mail")\n'
         'app.wsgi_app = BearerMiddleware(app.wsgi_app, verifier, anonymous_paths=["/health"])\n'
-    ).replace("PEM", repr(str(tmp_path / "jwt-public.pem")))
+    )
     with served(tmp_path, code, "wsgi") as app:
         assert app.get("/inbox").status_code == 401
         assert app.get("/inbox", f"Bearer {token()}").json() == {"inbox of": "Alice Demo"}
