@@ -8,15 +8,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import trio
 
-from kiwi_id import demo
+from kiwi_id import config, demo
+from kiwi_id.forward_auth.rules import Rules
+from kiwi_id.forward_auth.session import Sessions
 from kiwi_id.instance import layout
 from kiwi_id.instance.ports import free_port
+from kiwi_id.issuer.http import Request
+from kiwi_id.issuer.rotation import Keyring
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.admin import recover_account
 from kiwi_id.kanidm.pin import client_context
@@ -108,6 +114,21 @@ class World:
         """Reload as an administrator does, and wait for it."""
         command = [sys.executable, "-m", "kiwi_id", "reload", "--wait", "--config", str(self.places.config)]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+
+    def sessions(self) -> Sessions:
+        """Return what seals and opens the sessions of this instance, with its own keys and configuration."""
+        settings = config.load(self.places.config)
+        return Sessions(Rules.of(settings, self.issuer), Keyring.of(settings).load())
+
+    def aged(self, cookie: str, seconds: float, **change: Any) -> str:
+        """Return a session's cookie as it would be had Kanidm last been asked so long ago; ``change``: other fields."""
+        sessions = self.sessions()
+        host = "" if "Secure" in sessions.cookie else urlsplit(self.wiki).netloc
+        request = Request("GET", "/", b"", [(b"cookie", f"{sessions.cookie}={cookie}".encode())], b"", "", b"")
+        session = sessions.found(request, change.pop("at", host))
+        assert session is not None
+        _, line = sessions.set_cookie(replace(session, checked=session.checked - int(seconds), **change))
+        return line.decode().partition("=")[2].partition(";")[0]
 
     def log(self) -> str:
         """What Kiwi ID has written so far."""
