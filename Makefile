@@ -33,8 +33,8 @@ build: $(VENV)/dev  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 lock:  ## pin all dependencies anew (needs uv)
-	uv pip compile pyproject.toml --universal --generate-hashes --python-version 3.11 -o requirements/runtime.txt --upgrade
-	uv pip compile pyproject.toml --group dev --universal --generate-hashes --python-version 3.11 -o requirements/dev.txt --upgrade
+	uv pip compile pyproject.toml --extra server --universal --generate-hashes --python-version 3.11 -o requirements/runtime.txt --upgrade
+	uv pip compile pyproject.toml --extra server --group dev --universal --generate-hashes --python-version 3.11 -o requirements/dev.txt --upgrade
 	uv pip compile --group bench -c requirements/dev.txt --universal --generate-hashes --python-version 3.11 -o requirements/bench.txt --upgrade
 
 $(VENV)/runtime: requirements/runtime.txt

@@ -27,6 +27,10 @@ COMMANDS = {
 }
 
 
+# What the extra "server" installs (pyproject.toml); services that only check tokens go without.
+_SERVER_MODULES = frozenset({"trio", "h11", "hypercorn", "quart", "quart_trio", "httpx", "jwt"})
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]  # argparse exits 2; sysexits wants 64
         self.print_usage(sys.stderr)
@@ -36,6 +40,21 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code. ``argv`` defaults to the process's arguments without the program's name."""
     arguments = sys.argv[1:] if argv is None else argv
+    try:
+        return _main(arguments)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _SERVER_MODULES:
+            raise
+        command = next((word for word in arguments if word in COMMANDS), "")
+        sys.stderr.write(
+            f"kiwi-id {command}: needs the server part of Kiwi ID, which is not installed here (no module '{missing}'). "
+            "Install it: pip install 'kiwi-id[server]'\n"
+        )
+        return Exit.CONFIG
+
+
+def _main(arguments: list[str]) -> int:
     parser = _Parser(prog="kiwi-id", description="Kiwi ID: the identity front of KiwiStack, over an unmodified Kanidm.")
     parser.add_argument("--version", action="version", version=f"kiwi-id {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -30,8 +30,8 @@ class JwksUrl:
 
     The first set is fetched at once, which takes up to ``timeout`` seconds and raises KeysError when it fails. From then on a
     daemon thread fetches it every ``refresh`` seconds, and soon after a token has named an unknown key; what fails is logged, and
-    leaves the last good keys in place. ``ca_file`` has the certificates to trust instead of the system's. Only https is taken, but from
-    this very machine; redirects are not followed, for they would let somebody else name the keys. Raises KeysError.
+    leaves the last good keys in place. ``ca_file`` has the certificates to trust instead of the system's. Only https is taken, but
+    from this very machine; redirects are not followed, for they would let somebody else name the keys. Raises KeysError.
     """
 
     def __init__(
