@@ -111,7 +111,7 @@ def _parts(record: logging.LogRecord) -> tuple[str, str, str, str, dict[str, Any
     fields: dict[str, Any] = dict(getattr(record, "fields", {}))
     message = record.getMessage() if ours else redact(record.getMessage())
     if record.exc_info and record.exc_info[0] is not None:
-        # The traceback's own text may quote data (an h11 error quotes bytes of a request), so it is redacted as foreign.
+        # The traceback's own text may quote data (an error may quote bytes of a request), so it is redacted as foreign.
         fields["traceback"] = redact(logging.Formatter().formatException(record.exc_info))
     return stamp, level, component, message, fields
 

@@ -28,7 +28,7 @@ COMMANDS = {
 
 
 # What the extra "server" installs (pyproject.toml); services that only check tokens go without.
-_SERVER_MODULES = frozenset({"trio", "h11", "hypercorn", "quart", "quart_trio", "httpx", "jwt"})
+_SERVER_MODULES = frozenset({"trio", "httptools", "h11", "hypercorn", "quart", "quart_trio", "httpx", "jwt"})
 
 
 class _Parser(argparse.ArgumentParser):

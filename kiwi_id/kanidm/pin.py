@@ -53,9 +53,9 @@ class UpstreamPin:
         """Prepare and apply at once. Raises ConfigError; the pin then stays as it was."""
         self.prepare(chain)()
 
-    def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> None:
+    def check(self, connection: ssl.SSLSocket | None) -> None:
         """Check a connection after its handshake. Raises PinMismatch."""
-        if connection.getpeercert(binary_form=True) not in self._leaves:
+        if connection is None or connection.getpeercert(binary_form=True) not in self._leaves:
             raise PinMismatch(f"the certificate presented is not the first one of {self._chain}")
 
 

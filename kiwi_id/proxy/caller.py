@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import h11
 import trio
 
 from kiwi_id.proxy.connection import Settings
@@ -73,18 +72,14 @@ class Caller:
         upstream = await self._pool.acquire(fresh=fresh)
         try:
             await upstream.send_head(method.encode(), target.encode("ascii"), headers, body)
-            head = await upstream.next_event()
-            while isinstance(head, h11.InformationalResponse):
-                head = await upstream.next_event()
-            if not isinstance(head, h11.Response):
-                raise UpstreamLost("the answer has no head", sent=True)
-            parts: list[bytes] = []
-            size = 0
-            while isinstance(event := await upstream.next_event(), h11.Data):
-                parts.append(bytes(event.data))
-                size += len(event.data)
-                if size > MOST:
+            while (head := await upstream.receive_head()).status < 200:
+                pass
+            body = upstream.response.take()
+            while not upstream.response.complete:
+                await upstream.receive()
+                body += upstream.response.take()
+                if len(body) > MOST:
                     raise UpstreamLost("the answer is larger than any that the issuer expects", sent=True)
-            return Answer(head.status_code, list(head.headers), b"".join(parts))
+            return Answer(head.status, head.headers, body)
         finally:
             self._pool.release(upstream)

@@ -1,7 +1,7 @@
-"""A second pair of eyes on chunked request bodies: h11 takes bare line feeds, bare carriage returns and folds in them for good.
+"""A second pair of eyes on chunked request bodies, and the one that says where they end.
 
-Whatever is read leniently is read otherwise by somebody else, and then the two disagree on where the next request begins. h11 still
-does the decoding; its own checks (the bytes behind a chunk, the end of the connection) are not repeated here.
+Whatever is read leniently is read otherwise by somebody else, and then the two disagree on where the next request begins. llhttp
+does the decoding (``parser.ChunkedBody``); what it checks itself, such as the bytes behind a chunk, is not repeated here.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class ChunkCheck:
         self._trailers = False
         self.done = False
 
-    def feed(self, data: bytes) -> None:
-        """Check the next bytes. Raises BadRequest."""
+    def feed(self, data: bytes) -> int:
+        """Check the next bytes; return how many of them belong to the body. Raises BadRequest."""
         at = 0
         while at < len(data) and not self.done:
             if self._skip:
@@ -41,21 +41,23 @@ class ChunkCheck:
                 self._end_line(bytes(self._line))
                 self._line.clear()
             elif len(self._line) > _LONGEST:
-                raise _bad()
+                raise malformed_body()
+        return at
 
     def _end_line(self, line: bytes) -> None:
         if self._trailers:
             if not _TRAILER.fullmatch(line):
-                raise _bad()
+                raise malformed_body()
             self.done = line == b"\r\n"
             return
         size = _SIZE.fullmatch(line)
         if size is None:
-            raise _bad()
+            raise malformed_body()
         length = int(size[1], 16)
         self._trailers = length == 0
         self._skip = length + 2 if length else 0
 
 
-def _bad() -> BadRequest:
+def malformed_body() -> BadRequest:
+    """Return what is raised for a body that is not framed as it must be."""
     return BadRequest(400, "malformed_body", "The request body's chunks or trailers are malformed.")

@@ -1,4 +1,4 @@
-"""One client connection: HTTP/1.1 by h11, request after request, each handed to the handler as an :class:`Exchange`.
+"""One client connection: HTTP/1.1, request after request, each handed to the handler as an :class:`Exchange`.
 
 This stands in place of Hypercorn's per-connection server, which spends about a millisecond a request, takes a stray byte for the
 end of the whole server, and shields its sends without a deadline (docs/architecture.md, "The connection loop").
@@ -7,30 +7,26 @@ end of the whole server, and shields its sends without a deadline (docs/architec
 from __future__ import annotations
 
 import re
-import socket
-import ssl
-import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
-from typing import Any
 
-import h11
 import trio
 
 from kiwi_id.config import Limits
 from kiwi_id.logs import Log
 from kiwi_id.proxy import pages, rules
 from kiwi_id.proxy.exchange import Aborted, ClientGone, Handler
-from kiwi_id.proxy.h11_exchange import REASONS, H11Exchange
-from kiwi_id.proxy.rules import BadRequest, Headers
+from kiwi_id.proxy.http1 import Http1Exchange
+from kiwi_id.proxy.parser import parse_request
+from kiwi_id.proxy.rules import BadRequest
+from kiwi_id.proxy.stream import READ_SIZE, Stream
+from kiwi_id.proxy.writer import ResponseWriter
 from kiwi_id.values import Network
 
 log = Log("front")
 access_log = Log("access")
 
-READ_SIZE = 65536
 # A client that has sent its request may close its sending side and still read (RFC 9112 §9.6 allows it), and a FIN looks the
 # same when it has gone for good. It gets this long, in seconds, for its answer to begin; Kanidm needs milliseconds.
 HALF_CLOSE_GRACE = 2.0
@@ -52,7 +48,7 @@ class Connection:
 
     def __init__(
         self,
-        stream: trio.abc.HalfCloseableStream | trio.SSLStream[Any],
+        stream: Stream,
         peer: tuple[str, int],
         scheme: str,
         *,
@@ -61,7 +57,6 @@ class Connection:
     ) -> None:
         self.stream, self.peer, self.scheme = stream, peer, scheme
         self.settings = settings
-        self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=settings().limits.max_header_bytes + READ_SIZE)
         self.draining = False
         self.eof = False
         self.buffer = bytearray()
@@ -85,12 +80,11 @@ class Connection:
                     exchange = self._exchange(head)
                     await self._handle(exchange)
                     head = None
-                    if not self._next_cycle():
+                    if self.draining or not exchange.reusable:
                         break
             except BadRequest as refusal:
                 await self._refuse(refusal, head or bytes(self.buffer))
-        if self.h11.our_state is not h11.ERROR:
-            await self._linger()
+        await self._linger()
 
     async def _receive_head(self, first: bool) -> bytes | None:
         """Return the raw head of the next request, or None when there is none. Raises BadRequest."""
@@ -135,28 +129,21 @@ class Connection:
     async def receive(self) -> bytes:
         """Return the next bytes of the client, empty at its end. Raises ClientGone."""
         try:
-            return bytes(await self.stream.receive_some(READ_SIZE))
+            return await self.stream.receive()
         except _GONE:
             raise ClientGone from None
 
-    def _exchange(self, head: bytes) -> H11Exchange:
-        self.h11.receive_data(head)
-        try:
-            event = self.h11.next_event()
-        except h11.RemoteProtocolError as error:
-            raise BadRequest(error.error_status_hint, "malformed_request", "The request is not valid HTTP/1.1.") from None
-        if not isinstance(event, h11.Request):
-            raise BadRequest(400, "malformed_request", "The request is not valid HTTP/1.1.")
-        headers: Headers = list(event.headers)
+    def _exchange(self, head: bytes) -> Http1Exchange:
+        request = parse_request(head)
+        headers = request.headers
         host = next((value for name, value in headers if name == b"host"), None)
-        rules.check_framing(head, event.http_version, headers)
-        target = rules.origin_form(event.method, event.target, host)
+        target = rules.origin_form(request.method, request.target, host)
         settings = self.settings()
-        exchange = H11Exchange(self, settings.limits, event, headers, target)
+        exchange = Http1Exchange(self, settings.limits, request, target)
         exchange.origin = rules.find_origin(self.peer[0], self.scheme, headers, host, settings.trusted)
         return exchange
 
-    async def _handle(self, exchange: H11Exchange) -> None:
+    async def _handle(self, exchange: Http1Exchange) -> None:
         began = time.perf_counter()
         outcome = ""
         try:
@@ -173,13 +160,13 @@ class Connection:
             raise
         except Aborted as error:
             outcome = f"aborted: {error}"
-            self._abort()
+            self.stream.abort()  # to an HTTP/1.0 client an orderly end would mean that the response was complete
             raise ClientGone from None
         except Exception as error:  # noqa: BLE001 - a bug of ours costs one request, never the server
             log.crash("unexpected error in a request", error, request_id=exchange.request_id.decode("latin-1"))
             outcome = "internal error"
             if exchange.started:
-                self._abort()
+                self.stream.abort()
                 raise ClientGone from None
             exchange.close_after()
             await exchange.respond_error(500, "internal_error", "An unexpected error occurred. It has been logged.")
@@ -188,21 +175,6 @@ class Connection:
             raise
         finally:
             exchange.log(time.perf_counter() - began, outcome)
-
-    def _next_cycle(self) -> bool:
-        connection = self.h11
-        if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE or self.draining:
-            return False
-        # Bytes that h11 was given with a body and that belong to the next request come back to our buffer, where each head
-        # is checked raw; h11 cannot give them back, so it is made anew.
-        rest, _ = connection.trailing_data
-        if rest:
-            self.buffer[:0] = rest
-            limit = self.settings().limits.max_header_bytes + READ_SIZE
-            self.h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=limit)
-        else:
-            connection.start_next_cycle()
-        return True
 
     async def _refuse(self, refusal: BadRequest, head: bytes) -> None:
         """Answer what could not even become an exchange, and end the connection."""
@@ -213,28 +185,18 @@ class Connection:
         access_log.info(
             "request", status=refusal.status, error=refusal.code, client=self.peer[0], request_id=request_id.decode("latin-1")
         )
-        lines = b"".join(b"%s: %s\r\n" % header for header in [*headers, (b"connection", b"close")])
-        head = b"HTTP/1.1 %d %s\r\n%s\r\n" % (refusal.status, REASONS.get(refusal.status, b""), lines)
+        writer = ResponseWriter(b"", b"1.1")
+        writer.start(refusal.status, headers, b"", close=True)
+        writer.write(body)
         with trio.move_on_after(LINGER), suppress(*_GONE):
-            await self.stream.send_all(head + body)
+            await self.stream.send(writer.take())
 
     async def _linger(self) -> None:
         """Close so that the client can read what we sent: a close with unread bytes of its would reset the connection."""
-        with trio.move_on_after(LINGER), suppress(*_GONE):
-            tcp = self.stream
-            if isinstance(tcp, trio.SSLStream):
-                await tcp._retry(partial(_say_goodbye, tcp._ssl_object))
-                tcp = tcp.transport_stream
-            await tcp.send_eof()
-            while not self.eof and await tcp.receive_some(READ_SIZE):
-                pass
-
-    def _abort(self) -> None:
-        """Reset the connection: to an HTTP/1.0 client an orderly end would mean that the response was complete."""
-        tcp = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
-        if isinstance(tcp, trio.SocketStream) and tcp.socket.fileno() >= 0:
-            tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            tcp.socket.close()
+        self.stream.say_goodbye()
+        if not self.eof:
+            with trio.move_on_after(LINGER):
+                await self.stream.discard()
 
     async def watch(self, cancel: trio.CancelScope) -> None:
         """Read ahead while a request is in progress; cancel ``cancel`` when the client has gone."""
@@ -242,19 +204,10 @@ class Connection:
             while not self.eof:
                 if len(self.buffer) > READ_SIZE:  # it pipelines: it is there, and what it sends can wait
                     return
-                data = await self.stream.receive_some(READ_SIZE)
+                data = await self.stream.receive()
                 self.buffer += data
                 self.eof = not data
             await trio.sleep(HALF_CLOSE_GRACE)
         except _GONE:
             pass
         cancel.cancel()
-
-
-def _say_goodbye(connection: ssl.SSLObject) -> None:
-    """Say the end of a TLS connection without waiting for the client's word, and even when it is still sending.
-
-    Trio's ``aclose()`` says nothing in HTTPS mode, and its ``unwrap()`` waits, and says nothing when data have come meanwhile.
-    """
-    with suppress(ssl.SSLError):
-        connection.unwrap()

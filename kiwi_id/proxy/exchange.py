@@ -20,6 +20,10 @@ class ClientGone(Exception):
     """The client has left, or stopped moving bytes, before its response was complete."""
 
 
+class TooSlow(Exception):
+    """What was waited for did not come in time."""
+
+
 class Aborted(Exception):
     """The response cannot be completed after its head was sent; the client's connection must end so that it can tell."""
 
@@ -96,8 +100,8 @@ class Exchange(ABC):
         """Send what has been written. Raises ClientGone."""
 
     @abstractmethod
-    async def attended(self, wait: Callable[[], Awaitable[T]]) -> T:
-        """Await ``wait()`` while the client stays; raise ClientGone as soon as it leaves.
+    async def attended(self, wait: Callable[[], Awaitable[T]], patience: float) -> T:
+        """Await ``wait()`` while the client stays: raise ClientGone as soon as it leaves, TooSlow after ``patience`` seconds.
 
         ``wait`` may be cancelled and called again, so it must lose nothing by that: a receive is fine, a send is not.
         """

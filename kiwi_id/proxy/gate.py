@@ -7,7 +7,7 @@ from collections.abc import Callable
 import trio
 
 from kiwi_id.proxy.connection import Settings
-from kiwi_id.proxy.exchange import Exchange
+from kiwi_id.proxy.exchange import Exchange, TooSlow
 from kiwi_id.state import ChildStatus
 
 # What a client is told to wait before it tries again, seconds: a restart of kanidmd takes less than one.
@@ -35,9 +35,10 @@ class Gate:
         self.waiting += 1
         began = trio.current_time()
         try:
-            with trio.move_on_after(limits.gate_timeout):
-                if await exchange.attended(self._status.wait_serving):
-                    return
+            if await exchange.attended(self._status.wait_serving, limits.gate_timeout):
+                return
+        except TooSlow:
+            pass
         finally:
             self.waiting -= 1
             exchange.notes["waited_ms"] = round((trio.current_time() - began) * 1000)

@@ -11,7 +11,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
 
 import trio
 
@@ -21,6 +21,7 @@ from kiwi_id.logs import Log
 from kiwi_id.proxy.connection import Connection, Settings
 from kiwi_id.proxy.exchange import Handler
 from kiwi_id.proxy.rules import plain_address
+from kiwi_id.proxy.stream import Stream
 from kiwi_id.values import Address
 
 log = Log("front")
@@ -144,24 +145,26 @@ class Listener:
                 await trio.aclose_forcefully(stream)
 
     async def _serve_client(self, tcp: trio.SocketStream, peer: tuple[str, int]) -> None:
-        stream: Any = tcp
-        scheme = "http"
-        if self.tls is not None:
-            scheme = "https"
-            stream = trio.SSLStream(tcp, self.tls, server_side=True, https_compatible=True)
-            with trio.move_on_after(self._settings().limits.tls_handshake_timeout) as scope:
-                await stream.do_handshake()
-            if scope.cancelled_caught:
-                log.debug("TLS handshake took too long", client=peer[0])
-                return
-        connection = Connection(stream, peer, scheme, handler=self._handler, settings=self._settings)
-        self.connections.add(connection)
-        if self._accepting.cancel_called:  # it was shaking hands when all others were told
-            connection.drain()
+        tls, limits = self.tls, self._settings().limits
+        wrap = partial(tls.wrap_socket, server_side=True, do_handshake_on_connect=False) if tls is not None else None
+        stream = Stream.of(tcp, wrap)
         try:
-            await connection.serve()
+            if tls is not None:
+                with trio.move_on_after(limits.tls_handshake_timeout) as scope:
+                    await stream.handshake()
+                if scope.cancelled_caught:
+                    log.debug("TLS handshake took too long", client=peer[0])
+                    return
+            connection = Connection(stream, peer, "https" if tls else "http", handler=self._handler, settings=self._settings)
+            self.connections.add(connection)
+            if self._accepting.cancel_called:  # it was shaking hands when all others were told
+                connection.drain()
+            try:
+                await connection.serve()
+            finally:
+                self.connections.discard(connection)
         finally:
-            self.connections.discard(connection)
+            stream.close()
 
     async def _turn_away(self, stream: trio.SocketStream) -> None:
         self.refused += 1

@@ -6,15 +6,17 @@ import select
 import ssl
 from collections.abc import Awaitable, Callable
 
-import h11
 import trio
 
 from kiwi_id.kanidm.pin import UpstreamPin
 from kiwi_id.kanidm.probe import acknowledge_now, connect
+from kiwi_id.proxy import writer
+from kiwi_id.proxy.exchange import TooSlow
+from kiwi_id.proxy.parser import BadResponse, ResponseHead, ResponseParser
 from kiwi_id.proxy.rules import Headers
+from kiwi_id.proxy.stream import Stream
 from kiwi_id.values import Address
 
-READ_SIZE = 65536
 MOST_IDLE = 64
 # Seconds after which an idle connection is not used again: kanidmd may be about to close it, and a POST that crosses that close
 # is lost, because it is never sent twice.
@@ -31,75 +33,93 @@ class UpstreamLost(Exception):
 
 
 class Upstream:
-    """One HTTP/1.1 connection to kanidmd; every failure of it raises UpstreamLost."""
+    """One HTTP/1.1 connection to kanidmd; every failure of it raises UpstreamLost.
 
-    def __init__(self, stream: trio.SSLStream[trio.SocketStream], life: int) -> None:
+    ``response`` is the parser of the answer to the request that was sent last; :meth:`receive` brings it on. A send that kanidmd
+    does not take within ``patience`` seconds raises TooSlow.
+    """
+
+    def __init__(self, stream: Stream, life: int) -> None:
         self._stream = stream
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 18)
         self.life = life
         self.borrower: object = None
+        self.response = ResponseParser(b"")
+        self._ended = False  # the request has been sent to its end
+        self._chunked = False
+        self.patience = float("inf")
         self._fresh = True
         self._used = 0.0
+        self._poller = select.poll()  # not select(): descriptors above 1,023 are usual here
+        self._poller.register(stream.socket.fileno(), select.POLLIN)
 
     async def send_head(self, method: bytes, target: bytes, headers: Headers, body: bytes | None) -> None:
         """Send a request's head, and with it the whole ``body`` when that is known (None: it follows)."""
+        self.response = ResponseParser(method)
+        self._ended, self._chunked = body is not None, False
         if body != b"" and not any(name == b"content-length" for name, _ in headers):
-            # The client sent it chunked; that was for its connection only, and without either field h11 allows no body.
+            # The client sent it chunked; that was for its connection only.
+            self._chunked = body is None
             framing = (b"transfer-encoding", b"chunked") if body is None else (b"content-length", b"%d" % len(body))
             headers = [*headers, framing]
-        out = self._h11.send(h11.Request(method=method, target=target, headers=headers)) or b""
-        if body is not None:
-            if body:
-                out += self._h11.send(h11.Data(data=body)) or b""
-            out += self._h11.send(h11.EndOfMessage()) or b""
-        await self._send(out)
+        out = writer.head(b"%s %s HTTP/1.1" % (method, target), headers)
+        await self._send(out + body if body else out)
 
     async def send_body(self, data: bytes) -> None:
         """Send a piece of the request body."""
-        await self._send(self._h11.send(h11.Data(data=data)) or b"")
+        await self._send(b"%x\r\n%s\r\n" % (len(data), data) if self._chunked else data)
 
     async def end_body(self, trailers: Headers) -> None:
         """End the request body."""
-        await self._send(self._h11.send(h11.EndOfMessage(headers=trailers)) or b"")
+        if self._chunked:
+            await self._send(writer.head(b"0", trailers))
+        self._ended = True
 
     async def _send(self, data: bytes) -> None:
+        stream = self._stream
         try:
-            await self._stream.send_all(data)
+            sent = stream.send_now(data)
             if self._fresh:
                 self._fresh = False
-                acknowledge_now(self._stream)
+                acknowledge_now(stream)
+            if sent == len(data):
+                return
+            with trio.CancelScope(deadline=trio.current_time() + self.patience):
+                await stream.send(data[sent:])
+                return
         except _BROKEN as error:
             raise UpstreamLost(f"sending failed: {error}", sent=True) from None
+        raise TooSlow
 
-    def event_at_hand(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Return the next event of the response without waiting, or ``h11.NEED_DATA``."""
+    async def receive(self) -> None:
+        """Receive some of the response; may be cancelled and called again."""
+        response = self.response
         try:
-            return self._h11.next_event()
-        except h11.RemoteProtocolError as error:
-            # What h11 says behind the colon is the line itself, and that may be a cookie.
-            raise UpstreamLost(f"the answer is not valid HTTP/1.1: {str(error).partition(':')[0]}", sent=True) from None
-
-    async def next_event(self) -> h11.Event:
-        """Return the next event of the response; may be cancelled and called again."""
-        while True:
-            event = self.event_at_hand()
-            if isinstance(event, h11.ConnectionClosed):
+            data = await self._stream.receive()
+        except _BROKEN as error:
+            raise UpstreamLost(f"receiving failed: {error}", sent=True) from None
+        try:
+            if data:
+                response.feed(data)
+            elif not response.end():
                 raise UpstreamLost("kanidmd closed the connection", sent=True)
-            if isinstance(event, h11.Event):
-                return event
-            try:
-                data = await self._stream.receive_some(READ_SIZE)
-            except _BROKEN as error:
-                raise UpstreamLost(f"receiving failed: {error}", sent=True) from None
-            self._h11.receive_data(bytes(data))
+        except BadResponse as error:
+            raise UpstreamLost(f"the answer is not valid HTTP/1.1: {error}", sent=True) from None
+
+    async def receive_head(self) -> ResponseHead:
+        """Return the next head, be it an interim one; may be cancelled and called again."""
+        response = self.response
+        while not response.interim and response.head is None:
+            await self.receive()
+        if response.interim:
+            return response.interim.pop(0)
+        assert response.head is not None  # noqa: S101 - for the type checker
+        return response.head
 
     def recycle(self) -> bool:
         """Make ready for another request; return False when the connection cannot take one."""
-        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+        # Bytes behind the answer would be taken for the answer to the next request, of another client.
+        if not (self._ended and self.response.reusable) or self._stream.pending():
             return False
-        if self._h11.trailing_data[0] or self._stream._incoming.pending:
-            return False  # bytes behind the answer would be taken for the answer to the next request, of another client
-        self._h11.start_next_cycle()
         self._used = trio.current_time()
         return True
 
@@ -107,13 +127,11 @@ class Upstream:
         """Tell whether an idle connection is still good: anything to read on it now is its end, or nobody's answer."""
         if trio.current_time() - self._used > MAX_IDLE:
             return False
-        poller = select.poll()  # not select(): descriptors above 1,023 are usual here
-        poller.register(self._stream.transport_stream.socket.fileno(), select.POLLIN)
-        return not poller.poll(0)
+        return not self._poller.poll(0)
 
     def close(self) -> None:
         """Close at once, without TLS's good-bye: nothing is in progress, or what is has failed."""
-        self._stream.transport_stream.socket.close()
+        self._stream.close()
 
 
 class Pool:
@@ -125,7 +143,7 @@ class Pool:
         pin: UpstreamPin,
         *,
         size: int,
-        dial: Callable[..., Awaitable[trio.SSLStream[trio.SocketStream]]] = connect,
+        dial: Callable[..., Awaitable[Stream]] = connect,
     ) -> None:
         self._address, self._pin, self._dial = address, pin, dial
         self._idle: list[Upstream] = []
@@ -143,6 +161,25 @@ class Pool:
             upstream.close()
         self._idle.clear()
 
+    def take(self) -> Upstream | None:
+        """Take an idle connection, when there are one and a place for it right now; else wait for :meth:`acquire`."""
+        borrower = object()
+        if self._idle and self.limiter.available_tokens >= 1:
+            self.limiter.acquire_on_behalf_of_nowait(borrower)
+            if (upstream := self._pop(borrower)) is not None:
+                return upstream
+            self.limiter.release_on_behalf_of(borrower)
+        return None
+
+    def _pop(self, borrower: object) -> Upstream | None:
+        while self._idle:
+            upstream = self._idle.pop()
+            if upstream.is_quiet():
+                upstream.borrower = borrower
+                return upstream
+            upstream.close()
+        return None
+
     async def acquire(self, *, fresh: bool = False) -> Upstream:
         """Take a connection, kept alive or (always, when ``fresh``) new. Give it back by :meth:`release`.
 
@@ -152,12 +189,8 @@ class Pool:
         borrower = object()
         await self.limiter.acquire_on_behalf_of(borrower)
         try:
-            while self._idle and not fresh:
-                upstream = self._idle.pop()
-                if upstream.is_quiet():
-                    upstream.borrower = borrower
-                    return upstream
-                upstream.close()
+            if not fresh and (idle := self._pop(borrower)) is not None:
+                return idle
             life = self._life
             try:
                 upstream = Upstream(await self._dial(self._address, self._pin), life)

@@ -1,6 +1,6 @@
 """What may pass: checks of a request's head against smuggling, and which header fields travel on in each direction.
 
-Every function here is pure; the tables follow RFC 9110 and RFC 9112. Names are lower-case bytes, as h11 hands them out.
+Every function here is pure; the tables follow RFC 9110 and RFC 9112. Names are lower-case bytes.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class BadRequest(Exception):
 
 
 # Bare LF and bare CR (RFC 9112 §2.2), obsolete line folding (§5.2), and control characters, on which two parsers could disagree.
-# h11 takes a bare LF and a fold for good, so the raw bytes are looked at before it sees them.
+# Looked for as bytes come, before the head is complete and can be parsed.
 _FORBIDDEN = re.compile(rb"(?<!\r)\n|\r[^\n]|\r\n[ \t]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-_LENGTHS = re.compile(rb"\r\ncontent-length[ \t]*:([^\r]*)")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 # One parameter of Forwarded and what stands behind it (RFC 7239 §4), without escapes, which no address or host needs.
 _PARAMETER = re.compile(rb'[ \t]*([A-Za-z-]+)=("[^"\\]*"|[^\s;,"]+)[ \t]*([;,]|\Z)')
@@ -46,6 +46,7 @@ _FORWARDING = frozenset(
     b" x-real-ip x-client-ip true-client-ip".split()
 )
 _DROPPED = _HOP_BY_HOP | _FORWARDING | {b"x-request-id"}
+_DROPPED_FROM_ANSWERS = _DROPPED - _FORWARDING
 # What a trailer may never carry: framing, routing, authentication (RFC 9110 §6.5.1).
 _NOT_IN_TRAILERS = _DROPPED | _ESSENTIAL | frozenset(b"content-encoding content-range expect www-authenticate location".split())
 
@@ -60,20 +61,20 @@ def check_head(head: bytes | bytearray, start: int = 0, end: int = 1 << 62) -> N
         raise BadRequest(400, "malformed_request", "The request has a bare CR or LF, a folded header or a control character.")
 
 
-def check_framing(head: bytes | bytearray, version: bytes, headers: Iterable[Header]) -> None:
-    """Check that the length of a request is beyond doubt (RFC 9112 §6). Raises BadRequest.
-
-    ``head`` is needed besides the parsed ``headers``, because h11 folds equal Content-Length fields into one.
-    """
+def check_framing(version: bytes, headers: Iterable[Header]) -> None:
+    """Check that the length of a request is beyond doubt (RFC 9112 §6). Raises BadRequest."""
     if version not in (b"1.0", b"1.1"):
         raise BadRequest(505, "version_not_supported", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
-    chunked = any(name == b"transfer-encoding" for name, _ in headers)
-    lengths = _LENGTHS.findall(bytes(head).lower())
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    lengths = [value for name, value in headers if name == b"content-length"]
+    chunked = bool(codings)
     if chunked and lengths:
         raise BadRequest(400, "ambiguous_length", "The request has both Content-Length and Transfer-Encoding.")
     if chunked and version == b"1.0":
         raise BadRequest(400, "ambiguous_length", "HTTP/1.0 has no Transfer-Encoding.")
-    if len(lengths) > 1 or (lengths and not re.fullmatch(rb"[ \t]*[0-9]{1,18}[ \t]*", lengths[0])):
+    if chunked and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+        raise BadRequest(501, "unknown_coding", "The only transfer coding that is understood here is chunked.")
+    if len(lengths) > 1 or (lengths and not _LENGTH.fullmatch(lengths[0])):
         raise BadRequest(400, "ambiguous_length", "Content-Length must be there once and be one number.")
 
 
@@ -213,11 +214,9 @@ def to_upstream(headers: Iterable[Header], origin: Origin, request_id: bytes) ->
 
 def to_client(headers: Iterable[Header], request_id: bytes) -> Headers:
     """Return the response headers for the client: hop-by-hop fields out, our request id in."""
-    fields = list(headers)  # h11's own sequence is slow to go through
-    dropped = _named_in_connection(fields) - _FORWARDING
-    if (b"transfer-encoding", b"chunked") in fields:
-        dropped |= {b"content-length"}  # it counts for nothing then (RFC 9112 §6.3), and would make our own framing wrong
-    out = [header for header in fields if header[0] not in dropped]
+    named = _named_in_connection(headers)
+    dropped = _DROPPED_FROM_ANSWERS if named is _DROPPED else named - _FORWARDING
+    out = [header for header in headers if header[0] not in dropped]
     out.append((b"x-request-id", request_id))
     return out
 

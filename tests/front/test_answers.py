@@ -187,6 +187,9 @@ async def test_a_body_that_is_too_large_to_be_read(front: Front, framing: bytes)
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        CHUNKED_OK + b"5\r\nhello\r\nzz\r\n",
+        CHUNKED_OK + b"5\r\nhello\r\n0\r\ncontent-length: 5\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n",
         b"\x16\x03\x01",
     ],
@@ -209,13 +212,23 @@ async def test_a_malformed_answer(front: Front, lines: Lines, answer: bytes) -> 
 
 async def test_a_broken_chunk_in_an_answer(front: Front, lines: Lines) -> None:
     """An answer that breaks in its middle ends the client's connection, so that the client can tell."""
-    front.kanidm.answer = CHUNKED_OK + b"5\r\nhello\r\nzz\r\n"
+
+    async def script(peer: Peer) -> None:
+        await peer.read_request()
+        await peer.send(CHUNKED_OK + b"5\r\nhello\r\n")
+        await started.wait()
+        await peer.send(b"zz\r\n")
+
+    started = trio.Event()
+    front.kanidm.script = script
     client = await front.connect()
     await client.send(GET)
+    assert (await client.head()).status == 200
+    started.set()
     with pytest.raises((EOFError, trio.BrokenResourceError)):
         await client.reply()
     assert "aborted" in (await lines.requests(1))[0]["outcome"]
-    front.kanidm.answer = OK
+    front.kanidm.script = front.kanidm.keep_answering
     assert (await front.ask(GET)).status == 200
 
 

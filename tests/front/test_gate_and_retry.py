@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from kiwi_id.proxy import connection, h11_exchange
+from kiwi_id.proxy import connection, http1
 from kiwi_id.state import ChildState
 from tests.front.conftest import Front, Lines
 from tests.front.upstream import OK, Peer
@@ -114,7 +114,7 @@ async def test_a_client_that_leaves_makes_room(
     client = await front.connect()
     await client.send(request_bytes)
     await waiting(front, 1)
-    with trio.move_on_after(2 * h11_exchange.UNATTENDED):
+    with trio.move_on_after(2 * http1.UNATTENDED):
         await trio.sleep_forever()
     getattr(client, leave)()
     await waiting(front, 0)
@@ -132,7 +132,7 @@ async def test_a_long_body_waits_without_being_held(front: Front) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send, b"x" * size)
         await waiting(front, 1)
-        with trio.move_on_after(3 * h11_exchange.UNATTENDED):
+        with trio.move_on_after(3 * http1.UNATTENDED):
             await trio.sleep_forever()
         assert sum(len(open_one.buffer) for open_one in front.listener.connections) < 300_000
         await up(front)
