@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -162,3 +164,24 @@ def test_demands_that_could_never_be_right_are_refused_at_once(demands: Any) -> 
     (name,) = demands
     with pytest.raises(ValueError, match=rf"^{name}: "):
         Guard(VERIFIER, **demands)
+
+
+def test_the_middlewares_load_no_framework() -> None:
+    """asgi and wsgi are for services of any kind: what they load beside the standard library is what checking needs."""
+    program = "import kiwi_id.verify.asgi, kiwi_id.verify.wsgi, sys; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    others = {name for name in done.stdout.split() if name not in sys.stdlib_module_names and not name.startswith("_")}
+    assert {"kiwi_id", "cryptography"} <= others
+    assert not others & {
+        "trio",
+        "anyio",
+        "starlette",
+        "fastapi",
+        "quart",
+        "flask",
+        "werkzeug",
+        "django",
+        "hypercorn",
+        "httpx",
+        "jwt",
+    }
