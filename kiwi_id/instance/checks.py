@@ -18,6 +18,7 @@ from typing import Any, Literal
 from kiwi_id import compatibility, config, control
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.forward_auth.rules import Rules
 from kiwi_id.instance import certs
 from kiwi_id.instance.layout import SOCKET_PATH_MAX
 from kiwi_id.kanidm import server_toml
@@ -60,6 +61,9 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
         findings += _tls("listener TLS", instance.tls_cert, instance.tls_key, now, dates=True)
     if server:
         findings += _tls("upstream TLS", server.tls_chain, server.tls_key, now, dates=False)
+    if instance.forward_auth_client and server:
+        ok = f"client {instance.forward_auth_client}, for {', '.join(instance.forward_auth_hosts)}"
+        findings += _report("forward-auth", _forward_auth(instance, server), [], ok)
     findings += _ports(instance, server)
     findings += _directories(instance, server)
     return findings
@@ -79,6 +83,14 @@ def _signing_keys(instance: Config) -> list[Problem]:
 
     try:
         load(instance.jwt_private_key, instance.jwt_public_key, instance.keys_dir, prove=True)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _forward_auth(instance: Config, server: ServerToml) -> list[Problem]:
+    try:
+        Rules.of(instance, instance.issuer or server.origin)
     except ConfigError as error:
         return error.problems
     return []

@@ -1,0 +1,124 @@
+"""The session's cookie: what it survives, and what it counts for."""
+
+from __future__ import annotations
+
+import random
+import string
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kiwi_id.forward_auth.identity import Identity
+from kiwi_id.forward_auth.session import MOST, Session, Sessions, TooLarge
+from kiwi_id.issuer.http import Request
+from kiwi_id.issuer.keys import KeySet, KeyState
+from tests.forward_auth.issuer import HOST, RULES
+from tests.issuer.unit.issuer import key
+
+KEYS = KeySet(key(), [])
+SESSIONS = Sessions(RULES, KEYS)
+ALICE = Identity("uuid", "alice@id.example", "Zoë", "alice@example.com", ("staff",), ("openid",))
+NOW = int(time.time())
+SESSION = Session(ALICE, HOST, "r" * 550, "sid", NOW, NOW)
+
+
+def cookie_of(session: Session, sessions: Sessions = SESSIONS) -> tuple[str, str]:
+    """Return a session's cookie and its attributes."""
+    pair, _, attributes = sessions.set_cookie(session)[1].decode().partition("; ")
+    return pair, attributes
+
+
+def found(cookie: str, host: str = HOST, sessions: Sessions = SESSIONS) -> Session | None:
+    """Return the session of a request with that cookie."""
+    return sessions.found(Request("GET", "/", b"", [(b"cookie", cookie.encode("latin-1"))], b"", "", b""), host)
+
+
+PAIR, _ = cookie_of(SESSION)
+
+
+@given(
+    name=st.text(st.characters(exclude_categories=["Cs"]), max_size=50),
+    groups=st.lists(st.from_regex("[a-z_]{1,20}", fullmatch=True), max_size=20),
+)
+def test_a_session_comes_back_as_it_was(name: str, groups: list[str]) -> None:
+    """Every field, in any script."""
+    session = replace(SESSION, identity=replace(ALICE, name=name, groups=tuple(groups)))
+    assert found(cookie_of(session)[0]) == session
+
+
+def test_the_attributes() -> None:
+    """For one host by prefix, and without a Domain; for all with one. Both secure, out of scripts' reach, and bounded."""
+    pair, attributes = cookie_of(SESSION)
+    assert pair.startswith("__Host-kiwi-session=")
+    assert attributes.split("; ")[1:] == ["Path=/", "Secure", "HttpOnly", "SameSite=Lax"]
+    assert 3590 <= int(attributes.split("; ")[0].removeprefix("Max-Age=")) <= 3600
+    shared = Sessions(replace(RULES, domain="example"), KEYS)
+    pair, attributes = cookie_of(replace(SESSION, host=""), shared)
+    assert pair.startswith("__Secure-kiwi-session=")
+    assert attributes.split("; ")[1:] == ["Path=/", "Secure", "HttpOnly", "SameSite=Lax", "Domain=example"]
+
+
+def test_a_session_counts_for_its_host_only() -> None:
+    """Whoever runs one host gets its cookie, and must have nothing by it at another; nor in the other mode."""
+    pair, _ = cookie_of(SESSION)
+    assert found(pair, "files.example") is None
+    shared = Sessions(replace(RULES, domain="example"), KEYS)
+    value = pair.partition("=")[2]
+    assert found(f"__Secure-kiwi-session={value}", HOST, shared) is None
+    all_hosts = cookie_of(replace(SESSION, host=""), shared)[0]
+    assert found(all_hosts, HOST, shared) is not None
+    assert found(all_hosts, "files.example", shared) is not None
+    assert found(all_hosts.replace("__Secure", "__Host"), HOST) is None
+
+
+def test_a_session_ends_with_its_lifetime() -> None:
+    """Counted from the login, over all renewals; a shorter lifetime in the configuration counts at once."""
+    old = replace(SESSION, begun=NOW - 3590)
+    pair, attributes = cookie_of(old)
+    assert int(attributes.split("; ")[0].removeprefix("Max-Age=")) <= 10
+    assert found(pair) == old
+    assert found(pair, sessions=Sessions(replace(RULES, lifetime=3500.0), KEYS)) is None
+
+
+@given(data=st.data())
+def test_a_changed_cookie_is_none(data: st.DataObject) -> None:
+    """No character of it can be another."""
+    name, _, value = PAIR.partition("=")
+    at = data.draw(st.integers(0, len(value) - 1))
+    other = data.draw(st.sampled_from([char for char in string.ascii_letters + "-_=. é" if char != value[at]]))
+    assert found(f"{name}={value[:at]}{other}{value[at + 1 :]}") is None
+
+
+@pytest.mark.parametrize("cookie", ["", "__Host-kiwi-session=", "__Host-kiwi-session=x", "x__Host-kiwi-session=y", "=;;="])
+def test_junk_is_no_session(cookie: str) -> None:
+    """Nor an error."""
+    assert found(cookie) is None
+
+
+def test_a_box_of_another_purpose_is_none() -> None:
+    """A state of a login, which anybody can get, opens as no session."""
+    from kiwi_id.issuer.box import Sealer  # noqa: PLC0415
+
+    for purpose in ("forward-auth state", "authorization code"):
+        assert found(f"__Host-kiwi-session={Sealer(purpose, KEYS).seal({'u': 'x'}, lifetime=60)}") is None
+
+
+def test_a_retired_key_still_opens() -> None:
+    """A rotation of the signing key ends no session."""
+    pair, _ = cookie_of(SESSION)
+    rotated = KeySet(key(number=1), [replace(key(), state=KeyState.RETIRED)])
+    assert found(pair, sessions=Sessions(RULES, rotated)) == SESSION
+    assert found(pair, sessions=Sessions(RULES, KeySet(key(number=1), []))) is None
+
+
+def test_what_fits_into_a_cookie() -> None:
+    """Two hundred groups with names of no pattern do; what does not is told, and never a cookie that browsers drop in silence."""
+    words = random.Random(7)  # noqa: S311 - the same each time
+    groups = tuple("".join(words.choices(string.ascii_lowercase, k=12)) for _ in range(800))
+    pair, attributes = cookie_of(replace(SESSION, identity=replace(ALICE, groups=groups[:200])))
+    assert len(f"{pair}; {attributes}") <= MOST
+    with pytest.raises(TooLarge):
+        cookie_of(replace(SESSION, identity=replace(ALICE, groups=groups)))
