@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 import trio
 
 from kiwi_id.errors import ChildUnavailable, ConfigError
-from kiwi_id.logs import LEVELS, Log, redact, relay
+from kiwi_id.logs import Log
 from kiwi_id.reaper import ChildProcess, Reaper
+from kiwi_id.relog import relog
 from kiwi_id.state import ChildState, ChildStatus
 
 log = Log("child")
@@ -35,11 +35,6 @@ TERM_AGAIN = 5.0
 # What a hung child gets to end by itself before it is killed. It has not answered for a whole health_check_timeout.
 HUNG_GRACE = 3.0
 TAIL_LINES = 20
-_LONGEST_LINE = 8192
-_READ = 65536
-# tracing-forest's lines are "<uuid> <LEVEL> <tree>"; a level of its own is kept, so that log_level works for them, too.
-_LEVEL_WORD = re.compile(r"\b(ERROR|WARN|INFO|DEBUG|TRACE)\b")
-_LEVELS = {name.upper(): number for name, number in LEVELS.items()}
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ class Child:
         never_ready = False
         async with trio.open_nursery() as nursery:
             output = trio.CancelScope()
-            nursery.start_soon(self._relog, process, output)
+            nursery.start_soon(relog, process.output, output, self.tail.extend)
             with trio.CancelScope() as until_end:
                 nursery.start_soon(_cancel_when, process.ended, until_end)
                 with trio.move_on_after(self._settings().start_timeout):
@@ -162,25 +157,6 @@ class Child:
                 return
             await trio.sleep(delay)
             delay = min(delay * 1.5, SLOWEST_POLL)
-
-    async def _relog(self, process: ChildProcess, scope: trio.CancelScope) -> None:
-        """Log what the child prints, line by line and redacted, until ``scope`` is cancelled; close the pipe at the end."""
-        lines = _Lines()
-        async with trio.lowlevel.FdStream(process.output) as pipe:
-            with scope:
-                async for part in pipe:
-                    self._log_lines(lines.feed(bytes(part)))
-            # The child has ended: what it wrote last is in the pipe, which holds 1 MiB at most. A grandchild may go on writing.
-            with suppress(BlockingIOError):
-                for _ in range((1 << 20) // _READ):
-                    self._log_lines(lines.feed(os.read(process.output, _READ)))
-        self._log_lines(lines.feed(b"\n"))
-
-    def _log_lines(self, raws: list[bytes]) -> None:
-        lines = [line for raw in raws if (line := redact(raw.decode("utf-8", "replace").rstrip()))]
-        self.tail.extend(lines)
-        words = [_LEVEL_WORD.search(line, 0, 64) for line in lines]
-        relay("kanidmd", ((_LEVELS[word[1]] if word else LEVELS["info"], line) for word, line in zip(words, lines, strict=True)))
 
     async def _back_off(self, reason: str, short: bool) -> None:
         self._short_lives = self._short_lives + 1 if short else 0
@@ -253,23 +229,6 @@ class Child:
         if process is not None and not process.ended.is_set():
             with suppress(ProcessLookupError):
                 os.kill(process.pid, number)
-
-
-class _Lines:
-    """Splits a stream into lines. Of a line that is too long the first part is kept, and the rest is dropped.
-
-    Not cut into several lines: the second would begin inside a token, or behind its name, and would not be redacted.
-    """
-
-    def __init__(self) -> None:
-        self._begun = b""
-
-    def feed(self, part: bytes) -> list[bytes]:
-        """Take the next part of the stream; return the lines that are complete with it."""
-        *lines, self._begun = (self._begun + part).split(b"\n")
-        # One more than is kept, so that what was dropped cannot come back as the beginning of a line.
-        self._begun = self._begun[: _LONGEST_LINE + 1]
-        return [line[:_LONGEST_LINE] for line in lines]
 
 
 async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:

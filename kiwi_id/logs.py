@@ -11,7 +11,8 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ _COLOURS = {"error": "31", "warn": "33", "info": "32", "debug": "36", "trace": "
 # What kanidmd prints holds whole URIs with the OAuth2 query (server/core/src/https/trace.rs), and at debug level more still.
 # The first two take a whole run of characters, possessively, and look at it then: a client can have kanidmd print a URI of
 # thousands of question marks, and a pattern that begins anew at each of them would hold up every login for a tenth of a second.
-_SECRETS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
-    (re.compile(r"\?[^\s\"'<>|]++"), lambda run: "?[redacted]" if "=" in run[0] else run[0]),
-    (re.compile(r"\beyJ[\w-]{8,}+(?:\.[\w-]*+)*+"), lambda run: "[token]" if "." in run[0] else run[0]),
-    (re.compile(r"\bgAAAA[\w-]{20,}=*"), "[token]"),
+# Before each stand the words without which it finds nothing: most lines have none of them, and looking for a word is far cheaper.
+_SECRETS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
+    (("?",), re.compile(r"\?[^\s\"'<>|]++"), lambda run: "?[redacted]" if "=" in run[0] else run[0]),
+    (("eyj",), re.compile(r"\beyJ[\w-]{8,}+(?:\.[\w-]*+)*+"), lambda run: "[token]" if "." in run[0] else run[0]),
+    (("gaaaa",), re.compile(r"\bgAAAA[\w-]{20,}=*"), "[token]"),
     (
+        ("passw", "secret", "token", "code_verifier", "cookie", "authorization", "bearer", "totp"),
         re.compile(
             r"(?i)\b(password|passwd|secret|token|code_verifier|cookie|authorization|bearer|totp)"
             # Rust wraps values, as in Some("…") or String("…"), and a quoted one may hold anything, spaces as well.
@@ -39,24 +42,20 @@ _SECRETS: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
         r"\1\2[redacted]",
     ),
     # A short "code: 13" is an error's number, not an authorization code.
-    (re.compile(r"(?i)\b(code)(\"?\s*[=:]\s*)(?:\w+\()*\"?[^\s\",;)}|]{16,}"), r"\1\2[redacted]"),
+    (("code",), re.compile(r"(?i)\b(code)(\"?\s*[=:]\s*)(?:\w+\()*\"?[^\s\",;)}|]{16,}"), r"\1\2[redacted]"),
 ]
 
-# One look that most lines pass: kanidmd prints several for each request, and each pattern above costs microseconds.
-_SUSPICIOUS = ("?", "eyj", "gaaaa", "passw", "secret", "token", "code", "cookie", "authori", "bearer", "totp")
 _encode = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode
 
 
 def redact(text: str) -> str:
     """Return ``text`` without query strings, JWTs, Fernet tokens and values that stand behind a secret's name."""
-    lowered = text.lower().replace("status_code", "")
-    for word in _SUSPICIOUS:  # a loop of "in" is ten times faster than one pattern of alternatives
-        if word in lowered:
-            break
-    else:
-        return text
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
+    lowered = text.lower()
+    for words, pattern, replacement in _SECRETS:
+        for word in words:  # a loop of "in" is ten times faster than one pattern of alternatives
+            if word in lowered:
+                text = pattern.sub(replacement, text)
+                break
     return text
 
 
@@ -128,6 +127,14 @@ class JsonFormatter(logging.Formatter):
             record.json_line = line
         return line
 
+    @staticmethod
+    def relayed(component: str, lines: list[tuple[int, str]]) -> str:
+        """Return the lines of another program, newlines included; they have no fields, so each is made from its text alone."""
+        now = time.time()
+        begin = f'{{"ts":"{_stamp(int(now))}.{int(now * 1000 % 1000):03d}Z","level":"'
+        middle = {level: f'{begin}{_NAMES.get(level, "info")}","component":"{component}","msg":' for level, _ in lines}
+        return "".join([f"{middle[level]}{_encode(text)}}}\n" for level, text in lines])
+
 
 class ConsoleFormatter(logging.Formatter):
     """A line for a person: time, level, component, message, ``key=value`` fields; with colour when asked."""
@@ -158,16 +165,15 @@ class _Quiet(logging.StreamHandler[Any]):
     def handleError(self, record: logging.LogRecord) -> None:
         """Drop the record: a full disk or a closed pipe must not end logins, and there is nowhere left to say so."""
 
-    def write_all(self, records: list[logging.LogRecord]) -> None:
-        """Write several records at once: one system call for what kanidmd printed at once."""
-        self.acquire()
-        try:
-            self.stream.write("".join(self.format(record) + self.terminator for record in records))
-            self.flush()
-        except (OSError, ValueError):
-            self.handleError(records[0])
-        finally:
-            self.release()
+    def write_all(self, text: str) -> None:
+        """Write several lines at once: one system call for what kanidmd printed at once."""
+        with suppress(OSError, ValueError):  # as above
+            self.acquire()
+            try:
+                self.stream.write(text)
+                self.flush()
+            finally:
+                self.release()
 
 
 class _QuietFile(_Quiet, logging.FileHandler):
@@ -182,22 +188,24 @@ def _file_handler(file: Path) -> logging.Handler:
     return handler
 
 
-def relay(component: str, lines: Iterable[tuple[int, str]]) -> None:
+def relay(component: str, lines: list[tuple[int, str]]) -> None:
     """Log lines of another program, (numeric level, text) each, as they came; cheaper than one call for each.
 
     kanidmd prints several lines for each request, so this is a part of what every request costs.
     """
     logger = logging.getLogger(f"kiwi_id.{component}")
     threshold = logger.getEffectiveLevel()
-    records = [logging.LogRecord(logger.name, level, "", 0, text, (), None) for level, text in lines if level >= threshold]
-    if not records:
+    lines = [line for line in lines if line[0] >= threshold]
+    if not lines:
         return
+    made = ""
     for handler in logging.getLogger().handlers:
-        if isinstance(handler, _Quiet):
-            handler.write_all(records)
-        else:  # a test's own
-            for record in records:
-                handler.handle(record)
+        if isinstance(handler, _Quiet) and isinstance(handler.formatter, JsonFormatter):
+            made = made or handler.formatter.relayed(component, lines)
+            handler.write_all(made)
+        else:  # a terminal, or a test's own
+            for level, text in lines:
+                handler.handle(logging.LogRecord(logger.name, level, "", 0, text, (), None))
 
 
 def check_file(file: Path | None) -> None:
