@@ -50,8 +50,8 @@ def claims_of(raw: Mapping[str, Any]) -> Claims:
     groups, audience = raw.get("groups", ()), raw.get("aud", ())
     if type(audience) is str:
         audience = (audience,)
-    lists = type(groups) is tuple and type(audience) is tuple
-    if not lists or not subject or not issuer or not audience or {*map(type, (*texts, *groups, *audience))} != _STRINGS:
+    lists = type(groups) is tuple and type(audience) is tuple and audience and "" not in audience
+    if not lists or not subject or not issuer or {*map(type, (*texts, *groups, *audience))} != _STRINGS:
         raise MalformedToken(_what_is_wrong(raw))
     scopes = frozenset(scope.split(" "))  # no other white space separates: RFC 6749 §3.3
     # Into a frozen dataclass's __dict__ at once: its own constructor goes through object.__setattr__ twelve times.
@@ -90,6 +90,8 @@ def _what_is_wrong(raw: Mapping[str, Any]) -> str:
     for name in _TEXTS:
         if type(raw.get(name, "")) is not str:
             return f"the claim '{name}' is not a string"
+    if type(raw["aud"]) is tuple and "" in raw["aud"]:
+        return "the claim 'aud' has an empty name in it"
     wrong = "aud" if type(raw["aud"]) is not str and not _strings(raw["aud"]) else "groups"
     return f"the claim '{wrong}' is not a list of strings"
 

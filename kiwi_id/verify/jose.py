@@ -115,15 +115,15 @@ def parse(data: bytes) -> Mapping[str, Any]:
         if b"\\" in data:  # half of a surrogate pair is no text: it could not be written anywhere
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError):
-        raise MalformedToken("a part of the token is not JSON in UTF-8") from None
+        raise MalformedToken("found something that is not JSON in UTF-8") from None
     if type(value) is not dict:
-        raise MalformedToken("a part of the token is JSON, but not an object")
+        raise MalformedToken("found JSON that is not an object")
     return _frozen(value, 1)
 
 
 def _frozen(members: dict[str, Any], depth: int) -> Mapping[str, Any]:
     if depth > MAX_DEPTH:
-        raise MalformedToken(f"the token's JSON is nested deeper than {MAX_DEPTH} levels")
+        raise MalformedToken(f"found JSON nested deeper than {MAX_DEPTH} levels")
     for name, value in members.items():
         if type(value) is not str:
             members[name] = _frozen_value(value, depth)
@@ -134,12 +134,12 @@ def _frozen_value(value: Any, depth: int) -> Any:
     kind = type(value)
     if kind is int or kind is float:
         if not -MAX_INTEGER <= value <= MAX_INTEGER:  # infinity, which 1e999 is to Python, is beyond as well
-            raise MalformedToken("the token has a number that is too large")
+            raise MalformedToken("found JSON with a number that is too large")
     elif kind is dict:
         return _frozen(value, depth + 1)
     elif kind is list:
         if depth >= MAX_DEPTH:
-            raise MalformedToken(f"the token's JSON is nested deeper than {MAX_DEPTH} levels")
+            raise MalformedToken(f"found JSON nested deeper than {MAX_DEPTH} levels")
         return tuple([item if type(item) is str else _frozen_value(item, depth + 1) for item in value])
     return value
 
@@ -149,12 +149,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(members) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise MalformedToken(f"the token says {quoted(twice)} twice")
+        raise MalformedToken(f"found JSON with the member {quoted(twice)} twice")
     return members
 
 
 def _constant(name: str) -> NoReturn:
-    raise MalformedToken(f"the token has the value {name}, which is not JSON")
+    raise MalformedToken(f"found {name}, which is not JSON")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,12 +89,12 @@ def read(data: bytes, where: str) -> Keys:
     return Keys(_from_pem(data, where), where)
 
 
-def given(keys: PublicKey | Iterable[PublicKey] | Mapping[str, PublicKey]) -> Keys:
+def given(keys: PublicKey | Sequence[PublicKey] | Mapping[str, PublicKey]) -> Keys:
     """Return keys that are objects already; without a name of the caller's each is called by its thumbprint. Raises KeysError."""
     where = "the keys given"
     if isinstance(keys, Mapping):
         return Keys([make_key(key, where, kid) for kid, key in keys.items()], where)
-    return Keys([make_key(key, where) for key in (keys if isinstance(keys, list | tuple | set | frozenset) else [keys])], where)
+    return Keys([make_key(key, where) for key in (keys if isinstance(keys, list | tuple) else [keys])], where)
 
 
 def make_key(public: object, where: str, kid: str | None = None) -> Key:
@@ -162,7 +162,7 @@ def _from_jwks(data: bytes, where: str) -> list[Key]:
     try:
         document = jose.parse(data)
     except MalformedToken as error:
-        raise KeysError(f"{where}: {str(error).replace('the token', 'it').replace('a part of it', 'it')}") from None
+        raise KeysError(f"{where}: {error}") from None
     members = document.get("keys")
     if not isinstance(members, tuple) or not all(isinstance(member, Mapping) for member in members):
         raise KeysError(f"{where}: no JWK set, which is an object with the list 'keys' (RFC 7517 §5)")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Verifier:
 
     def __init__(
         self,
-        keys: str | Path | PublicKey | Iterable[PublicKey] | Mapping[str, PublicKey] | KeySource,
+        keys: str | Path | PublicKey | Sequence[PublicKey] | Mapping[str, PublicKey] | KeySource,
         *,
         issuer: str,
         audience: str | Collection[str] | None,
