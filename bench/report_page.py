@@ -56,16 +56,18 @@ def page(results: Results) -> str:
     if results.bodies:
         size = f"{scale.body_bytes / (1 << 20):g} MiB"
         parts.append(
-            f"## Bodies of {size}\n\nMiB of body a second; memory of the contender in MB before, at its peak, and after.\n"
+            f"## Bodies of {size}\n\nMiB of body a second; CPU of the contender for one body; its memory in MB before, at its "
+            "peak, and after; how many bodies of how many ended their connection.\n"
         )
-        columns = [("MiB/s", "mib_s", _whole), ("CPU s", "cpu_s", _hundredth)]
+        columns = [("MiB/s", "mib_s", _whole), ("CPU ms", "cpu_us", _milli)]
         columns += [("before", "before_mb", _tenth), ("peak", "peak_mb", _tenth), ("after", "after_mb", _tenth)]
+        columns += [("ended", "closed", _whole), ("of", "transfers", _whole)]
         for label, table in results.bodies.items():
             parts += [f"{label[0].upper()}{label[1:]}:\n", _named(table, columns), ""]
     if results.memory:
         parts.append(
-            f"## Memory and idle connections\n\nA fresh instance: RSS in MB when ready, when Quart-Trio is loaded as well, with "
-            f"{scale.most:,} open connections that have each had an answer, and after they are gone. CPU seconds over "
+            f"## Memory and idle connections\n\nA fresh instance: RSS in MB when ready, when a first page has loaded Quart-Trio, "
+            f"with {scale.most:,} open connections that have each had an answer, and after they are gone. CPU seconds over "
             f"{scale.idle_seconds:g} s, with these connections idle and without any.\n"
         )
         columns = [("ready", "ready_mb", _tenth), ("loaded", "loaded_mb", _tenth), ("connections", "connections_mb", _tenth)]
