@@ -86,7 +86,7 @@ class ForwardAuth:
         try:
             demanded, asked = demands(request.query), _asked(request, exchange)
         except (BadDemand, Unclear) as error:
-            log.error("a proxy asked /auth/verify what cannot be answered", error=str(error), peer=exchange.peer[0])
+            log.warn("a proxy asked /auth/verify what cannot be answered", error=str(error), peer=exchange.peer[0])
             return json_response(400, _problem("bad_question", str(error)))
         if asked.host not in self._rules.hosts:
             log.warn("asked about a host that is not in forward_auth_hosts", host=asked.host[:100])

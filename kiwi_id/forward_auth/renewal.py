@@ -74,10 +74,9 @@ class Renewals:
             return session
         try:
             return await self._renewed(ctx, rules, session)
-        except (Unavailable, Surprise) as error:
+        except (Unavailable, Surprise):
             if age >= max(STALE, rules.recheck):
                 raise
-            log.warn("a session is believed unchecked, for kanidmd does not answer", age=round(age), error=str(error))
             return session
 
     def latest(self, session: Session) -> Session:
@@ -106,6 +105,7 @@ class Renewals:
             asked.answered = True
         except (Unavailable, Surprise) as error:
             asked.failure, asked.until = str(error), time.monotonic() + PAUSE
+            log.warn("kanidmd could not be asked about a session", error=asked.failure)
             raise
         finally:
             if not (asked.answered or asked.failure):

