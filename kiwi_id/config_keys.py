@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from kiwi_id import values
+from kiwi_id import uris, values
 from kiwi_id.values import Address, Network
 
 
@@ -81,7 +81,7 @@ LIMIT_KEYS: dict[str, Key] = {
 
 CLIENT_KEYS: dict[str, Key] = {
     "post_logout_redirect_uris": Key(values.uris, [], True, "where a browser may be sent after a logout"),
-    "backchannel_logout_uri": Key(values.optional_uri, "", True, "told by us when a session ends"),
+    "backchannel_logout_uri": Key(uris.optional_endpoint, "", True, "told by us when a session ends"),
     "require_pkce": Key(values.boolean, False, True, "refuse this client's authorization requests without PKCE"),
 }
 

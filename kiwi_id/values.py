@@ -198,11 +198,6 @@ def uri(value: Any) -> str:
     return value
 
 
-def optional_uri(value: Any) -> str:
-    """Like :func:`uri`; the empty string means *none*. Raises Refused."""
-    return "" if value == "" else uri(value)
-
-
 def uris(value: Any) -> tuple[str, ...]:
     """Check an array of URIs. Raises Refused."""
     if not isinstance(value, list):
