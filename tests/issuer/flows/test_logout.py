@@ -12,8 +12,6 @@ import pytest
 import trio
 
 from kiwi_id.issuer import keys
-from kiwi_id.issuer.backchannel import TRIES, Courier
-from kiwi_id.issuer.logout import Notice
 from tests.issuer.flows.tab import Tab, arrived, field_of, is_mistake, show
 from tests.issuer.flows.world import AFTER_LOGOUT, ALICE, BOB, World
 
@@ -225,26 +223,6 @@ async def test_told_again_after_an_error(world: World) -> None:
         assert answer.status_code == 200
         got = await world.receiver.wait("/demo", 2, world.verified(tokens["id_token"])["sid"])
         assert got[0] == got[1]
-
-
-@pytest.mark.parametrize(
-    ("statuses", "posts"), [([500] * 9, len(TRIES)), ([0] * 9, len(TRIES)), ([503, 204, 200], 2), ([400] * 3, 1), ([302] * 9, 4)]
-)
-async def test_tries_are_bounded(autojump_clock: trio.testing.MockClock, statuses: list[int], posts: int) -> None:
-    """A client that fails or cannot be reached is tried four times, one that refuses once; redirects are not followed."""
-    seen: list[str] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        seen.append(str(request.url))
-        assert request.method == "POST"
-        status = statuses[len(seen) - 1]
-        if not status:
-            raise httpx.ConnectError("nobody there")
-        return httpx.Response(status, headers={"location": "https://elsewhere.example/"} if status == 302 else {})
-
-    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        await Courier()._deliver(client, Notice("kiwi-demo", "https://app.example/logout", "token"))
-    assert seen == ["https://app.example/logout"] * posts
 
 
 async def test_confirmation_goes_nowhere_else(world: World) -> None:
