@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import jwt
 
 from kiwi_id.errors import ConfigError, Problem
-from kiwi_id.issuer.encoding import base64url
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -166,32 +165,17 @@ def _read(path: Path, state: KeyState, since: datetime) -> Key:
 def make_key(private: PrivateKeyTypes, state: KeyState, since: datetime, path: Path) -> Key:
     """Return a Key around a private key. Raises ValueError for a kind that no supported algorithm uses."""
     from cryptography.hazmat.primitives import serialization  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: PLC0415
 
-    if isinstance(private, rsa.RSAPrivateKey) and private.key_size >= 2048:
-        numbers = private.public_key().public_numbers()
-        alg, jwk = "RS256", {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
-    elif isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
-        point = private.public_key().public_numbers()
-        alg, jwk = "ES256", {"kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32)}
-    elif isinstance(private, ed25519.Ed25519PrivateKey):
-        raw = private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-        alg, jwk = "EdDSA", {"kty": "OKP", "crv": "Ed25519", "x": base64url(raw)}
-    else:
-        raise ValueError("a key that is neither RSA of 2048 bits or more, nor P-256, nor Ed25519")
+    from kiwi_id.verify import KeysError  # noqa: PLC0415
+    from kiwi_id.verify.keys import describe, thumbprint  # noqa: PLC0415 - what we sign with is what services check
+
+    try:
+        alg, jwk = describe(private.public_key(), "the key")
+    except KeysError:
+        raise ValueError("a key that is neither RSA of 2048 bits or more, nor P-256, nor Ed25519") from None
     kid = thumbprint(jwk)
     der = private.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Key(kid, alg, state, since, path, {**jwk, "use": "sig", "alg": alg, "kid": kid}, private, hashlib.sha256(der).digest())
-
-
-def thumbprint(jwk: dict[str, str]) -> str:
-    """Return the thumbprint of a public key given as its required members (RFC 7638 §3: sorted, without white space)."""
-    canonical = json.dumps(jwk, sort_keys=True, separators=(",", ":")).encode()
-    return base64url(hashlib.sha256(canonical).digest())
-
-
-def _number(value: int, length: int | None = None) -> str:
-    return base64url(value.to_bytes(length or (value.bit_length() + 7) // 8, "big"))
 
 
 def file_name(kid: str, state: KeyState, now: datetime) -> str:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import re
-from base64 import urlsafe_b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
+from kiwi_id.issuer.encoding import base64url
 from kiwi_id.verify import jose
 from kiwi_id.verify.errors import KeysError, MalformedToken, quoted
 
@@ -131,11 +131,6 @@ def thumbprint(jwk: Mapping[str, str]) -> str:
     """Return the thumbprint of a public key given as its required members (RFC 7638 §3: sorted, without white space)."""
     canonical = json.dumps(dict(jwk), sort_keys=True, separators=(",", ":")).encode()
     return base64url(hashlib.sha256(canonical).digest())
-
-
-def base64url(data: bytes) -> str:
-    """Return base64url without padding (RFC 7515 §2)."""
-    return urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def _number(value: int, length: int | None = None) -> str:

@@ -192,7 +192,7 @@ def test_private_keys_in_files() -> None:
         (jwks(jwk(RSA, e="AQAA")), "key 1: its numbers"),
         (jwks(jwk(RSA, e="AQ")), "key 1: its numbers"),
         (jwks(jwk(RSA, e="Aw")), "exponent 3"),
-        (jwks({"kty": "RSA", "n": keys.base64url(WEAK.public_numbers().n.to_bytes(128, "big")), "e": "AQAB"}), "1024 bits"),
+        (jwks({"kty": "RSA", "n": b64(WEAK.public_numbers().n.to_bytes(128, "big")), "e": "AQAB"}), "1024 bits"),
         (jwks(jwk(EC, x=b64(b"\1" * 32))), "key 1: its numbers are missing, misspelt, or no point of the curve"),
         (jwks(jwk(EC, x=b64(b"\0" + NUMBERS.x.to_bytes(32, "big")))), "key 1: its numbers"),
         (jwks(jwk(EC, x=b64(bytes(32)), y=b64(bytes(32)))), "key 1: its numbers"),

@@ -47,7 +47,7 @@ def test_tokens_are_checked_without_the_server_installed() -> None:
         "import json, time\n"
         "from cryptography.hazmat.primitives.asymmetric import ed25519\n"
         "from kiwi_id.verify import Verifier\n"
-        "from kiwi_id.verify.keys import base64url\n"
+        "from kiwi_id.issuer.encoding import base64url\n"
         "key = ed25519.Ed25519PrivateKey.generate()\n"
         "claims = {'iss': 'i', 'sub': 's', 'aud': 'a', 'iat': int(time.time()), 'exp': int(time.time()) + 900}\n"
         "signed = '.'.join(base64url(json.dumps(part).encode()) for part in ({'alg': 'EdDSA', 'typ': 'at+jwt'}, claims))\n"

@@ -20,8 +20,9 @@ from kiwi_id.instance import keys as pairs
 from kiwi_id.instance.files import write_atomic
 from kiwi_id.issuer import rotation
 from kiwi_id.issuer.box import Sealer
-from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, KeySet, KeyState, file_name, make_key, thumbprint
+from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, KeySet, KeyState, file_name, make_key
 from kiwi_id.issuer.rotation import Keyring, NoSuchKey, TooEarly, upcoming
+from kiwi_id.verify.keys import thumbprint
 from tests.issuer.unit.issuer import key
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
