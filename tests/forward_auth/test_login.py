@@ -158,7 +158,9 @@ async def test_what_comes_back_changed() -> None:
     made = ForwardAuth()
     query = await made.begin()
     state = dict(parse_qsl(query))["state"]
-    assert is_page(await made.finish(query, "files.example"))
+    elsewhere = await made.finish(query, "files.example")
+    assert is_page(elsewhere)
+    assert b"belongs to another address" in elsewhere.body
     for change in (
         {"state": state[:-1] + ("A" if state[-1] != "A" else "B")},
         {"state": ""},
@@ -174,6 +176,16 @@ async def test_what_comes_back_changed() -> None:
     theirs = dict(parse_qsl(await other.begin()))["code"]
     assert is_page(await made.finish(changed(query, code=theirs)))
     assert sets_session(await made.finish(query))
+
+
+async def test_an_id_token_of_another_login() -> None:
+    """The nonce ties it to this one (OIDC Core §3.1.3.7)."""
+    made = ForwardAuth()
+    query = await made.begin()
+    for asked in made.kanidm.codes.values():
+        asked["nonce"] = "another"
+    with pytest.raises(Surprise, match="another login"):
+        await made.finish(query)
 
 
 @pytest.mark.parametrize(("error", "status"), [("access_denied", 403), ("login_required", 400), ("server_error", 400)])

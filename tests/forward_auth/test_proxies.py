@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -106,6 +107,15 @@ async def test_from_nobody_to_the_page(make: Make, proxied: World, domain: str) 
         assert cookies == {"before=1", "after=2"}
         held = [(host, below) for host, below, name in browser.jar if name.endswith("kiwi-session")]
         assert held == [(domain, True)] if domain else [(f"wiki.{DOMAIN}", False)]
+
+
+async def test_a_long_address(make: Make, proxied: World) -> None:
+    """The longest that a login returns to goes through every hop, with all that each adds to it."""
+    proxy = await make()
+    url = f"{proxied.wiki}/?q=" + "".join(secrets.token_urlsafe(4)[:5] for _ in range(299))
+    async with proxy.browser() as browser:
+        came = told(await browser.visit(url, ALICE))
+        assert proxied.wiki + came["path"] == url
 
 
 async def test_a_spoofing_client(make: Make, proxied: World) -> None:
