@@ -45,6 +45,7 @@ _SECRETS: list[tuple[tuple[str, ...], re.Pattern[str], str | Callable[[re.Match[
     (("code",), re.compile(r"(?i)\b(code)(\"?\s*[=:]\s*)(?:\w+\()*\"?[^\s\",;)}|]{16,}"), r"\1\2[redacted]"),
 ]
 
+_ROOT, _OURS = logging.getLogger(), logging.getLogger("kiwi_id")
 _encode = json.JSONEncoder(ensure_ascii=False, default=str, separators=(",", ":")).encode
 
 
@@ -63,12 +64,13 @@ class Log:
     """A logger of one component; ``fields`` become members of the JSON line."""
 
     def __init__(self, component: str) -> None:
+        self._component = component
         self._logger = logging.getLogger(f"kiwi_id.{component}")
 
     def log(self, level: int, message: str, **fields: Any) -> None:
         """Log ``message`` at a numeric level."""
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, message, extra={"fields": fields})
+            _emit(self._component, [(level, message)], fields)
 
     def error(self, message: str, **fields: Any) -> None:
         """Log something that is broken and needs a person."""
@@ -128,12 +130,13 @@ class JsonFormatter(logging.Formatter):
         return line
 
     @staticmethod
-    def relayed(component: str, lines: list[tuple[int, str]]) -> str:
-        """Return the lines of another program, newlines included; they have no fields, so each is made from its text alone."""
+    def lines(component: str, messages: list[tuple[int, str]], fields: dict[str, Any]) -> str:
+        """Return the same lines, newlines included, for (numeric level, message) each, without a record for each."""
         now = time.time()
         begin = f'{{"ts":"{_stamp(int(now))}.{int(now * 1000 % 1000):03d}Z","level":"'
-        middle = {level: f'{begin}{_NAMES.get(level, "info")}","component":"{component}","msg":' for level, _ in lines}
-        return "".join([f"{middle[level]}{_encode(text)}}}\n" for level, text in lines])
+        middle = {level: f'{begin}{_NAMES.get(level, "info")}","component":"{component}","msg":' for level, _ in messages}
+        end = f",{_encode(fields)[1:]}\n" if fields else "}\n"
+        return "".join([middle[level] + _encode(message) + end for level, message in messages])
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -193,19 +196,27 @@ def relay(component: str, lines: list[tuple[int, str]]) -> None:
 
     kanidmd prints several lines for each request, so this is a part of what every request costs.
     """
-    logger = logging.getLogger(f"kiwi_id.{component}")
-    threshold = logger.getEffectiveLevel()
+    threshold = logging.getLogger(f"kiwi_id.{component}").getEffectiveLevel()
     lines = [line for line in lines if line[0] >= threshold]
-    if not lines:
-        return
+    if lines:
+        _emit(component, lines, {})
+
+
+def _emit(component: str, messages: list[tuple[int, str]], fields: dict[str, Any]) -> None:
+    """Hand messages, all with the same fields, to whatever is configured.
+
+    A record and the rest of :mod:`logging` cost more than all else about a line, and each request has one: JSON goes without them.
+    """
     made = ""
-    for handler in logging.getLogger().handlers:
+    for handler in (*_OURS.handlers, *_ROOT.handlers):
         if isinstance(handler, _Quiet) and isinstance(handler.formatter, JsonFormatter):
-            made = made or handler.formatter.relayed(component, lines)
+            made = made or handler.formatter.lines(component, messages, fields)
             handler.write_all(made)
         else:  # a terminal, or a test's own
-            for level, text in lines:
-                handler.handle(logging.LogRecord(logger.name, level, "", 0, text, (), None))
+            for level, message in messages:
+                record = logging.LogRecord(f"kiwi_id.{component}", level, "", 0, message, (), None)
+                record.fields = fields
+                handler.handle(record)
 
 
 def check_file(file: Path | None) -> None:
