@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -14,11 +15,16 @@ from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.encoding import PREFIX, s256
 from kiwi_id.issuer.http import OAuthError
 from kiwi_id.issuer.responses import MODES
+from kiwi_id.kanidm.oauth2 import Session
 
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 # RFC 3986 without a fragment (RFC 6749 §3.1.2): nothing that a URL parser would strip, mend or read in two ways.
 _REDIRECT_URI = re.compile(r"[a-z][a-z0-9+.-]*:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]+")
+_NEW_LOGIN = frozenset({"login", "select_account"})
 _PROMPTS = frozenset({"none", "login", "consent", "select_account"})
+# How old a login that was made for this very request may be, whatever max_age says: the redirects after the password, and the
+# time that a consent page takes. Without it nobody could ever satisfy max_age=0.
+LOGIN_TAKES = 60
 _LONGEST = {"nonce": 1024, "redirect_uri": 1024, "login_hint": 256, "scope": 1024}
 
 
@@ -37,6 +43,9 @@ class Asked:
     max_age: int | None = None
     login_hint: str = ""
     hint_sub: str = ""
+    # When the request came (Unix seconds), and the session that was refused for it, if one was.
+    began: int = field(default_factory=lambda: int(time.time()))
+    refused: str = ""
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     def kanidm_parameters(self) -> dict[str, str]:
@@ -64,7 +73,11 @@ class Asked:
             "h": self.challenge,
             "v": self.verifier,
             "p": int("consent" in self.prompt),
+            "l": int(bool(self.prompt & _NEW_LOGIN)),
+            "x": self.max_age,
             "u": self.hint_sub,
+            "t": self.began,
+            "i": self.refused,
         }
 
     @classmethod
@@ -79,9 +92,34 @@ class Asked:
             nonce=box["n"],
             challenge=box["h"],
             verifier=box["v"],
-            prompt=frozenset({"consent"}) if box["p"] else frozenset(),
+            prompt=frozenset(["consent"] * box["p"] + ["login"] * box["l"]),
+            max_age=box["x"],
             hint_sub=box["u"],
+            began=box["t"],
+            refused=box["i"],
         )
+
+    def refuses(self, session: Session) -> bool:
+        """Tell whether a live session that is there when the request comes will not do for it."""
+        if self.prompt & _NEW_LOGIN or (bool(self.hint_sub) and self.hint_sub != session.uuid):
+            return True
+        return self.max_age is not None and time.time() - session.issued_at > self.max_age
+
+    def accepts(self, session: Session) -> bool:
+        """Tell whether a code may be given for a session on the way back, whichever one was seen when the request came.
+
+        It may have been none: browsers keep the cookie back (SameSite), and other tabs log in meanwhile. So ``prompt=login`` asks
+        for a session begun since, and ``max_age`` is measured again (OIDC Core §3.1.2.1). Kanidm stamps sessions with whole
+        seconds, as ``began`` is; the session that was refused is told apart by its name.
+        """
+        if session.session_id == self.refused:
+            return False
+        ours = session.issued_at >= self.began
+        if self.prompt & _NEW_LOGIN and not ours:
+            return False
+        if self.max_age is None:
+            return True
+        return time.time() - session.issued_at <= (max(self.max_age, LOGIN_TAKES) if ours else self.max_age)
 
 
 def check(ctx: Context, parameters: dict[str, str], known_scopes: frozenset[str]) -> Asked:

@@ -8,7 +8,6 @@ A request that a live session can answer is answered at once, through Kanidm's J
 from __future__ import annotations
 
 import secrets
-import time
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from kiwi_id.issuer import consent
@@ -62,7 +61,7 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
     bearer = request.cookie("bearer")
     # Read, not yet believed: what follows from it is either a login, or an answer for which Kanidm has checked this very session.
     session = read_session(bearer) or await ctx.kanidm.session(bearer)
-    anew = session is not None and _must_log_in(asked, session)
+    anew = session is not None and asked.refuses(session)
     usable = session is not None and not anew
     result = await ctx.kanidm.authorise(asked.kanidm_parameters(), bearer if usable else "")
     if isinstance(result, Invalid):
@@ -80,14 +79,6 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
         raise OAuthError("login_required", "The user has to log in first.")
     assert isinstance(result, NeedsConsent | NeedsLogin)  # noqa: S101 - the union's last members
     return send_to_kanidm(ctx, asked, refused=session if anew else None)
-
-
-def _must_log_in(asked: Asked, session: Session) -> bool:
-    if asked.prompt & {"login", "select_account"}:
-        return True
-    if asked.max_age is not None and time.time() - session.issued_at > asked.max_age:
-        return True
-    return bool(asked.hint_sub) and asked.hint_sub != session.uuid
 
 
 def _bad_redirect(redirect_uri: str) -> Response:
@@ -108,9 +99,9 @@ def send_to_kanidm(ctx: Context, asked: Asked, *, refused: Session | None) -> Re
     which other applications' tokens depend, lives on.
     """
     headers: list[Header] = []
-    box = asked.to_box()
     if refused is not None:
-        box |= {"t": int(time.time()), "i": refused.session_id}
+        asked.refused = refused.session_id
+    box = asked.to_box()
     target = _kanidm_target(asked, PREFIX + ctx.states.seal(box, lifetime=STATE_LIFETIME))
     if len(target) > LONGEST_TARGET and asked.state:
         if len(asked.state) > _LONGEST_PARKED:

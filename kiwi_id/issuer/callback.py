@@ -47,9 +47,7 @@ async def intercept(ctx: Context, request: Request, location: str, kept: list[He
     session = await ctx.kanidm.session(request.cookie("bearer"))
     if session is None:
         return _back(ctx, asked, {"error": "login_required", "error_description": "The session has ended."}, kept)
-    if "i" in box and (session.session_id == box["i"] or session.issued_at < box["t"]):
-        # prompt=login or max_age asked for a fresh login, and this is an older one (another tab's): it has to be done again.
-        # Kanidm stamps sessions with whole seconds, so the time alone does not tell for the one that was refused.
+    if not asked.accepts(session):  # an older login, another tab's perhaps: it has to be done again
         again = send_to_kanidm(ctx, asked, refused=session)
         again.headers += kept
         return again

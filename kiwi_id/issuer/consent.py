@@ -31,7 +31,7 @@ _WORDS = {
 
 def ask(ctx: Context, asked: Asked, session: Session, client_name: str) -> Response:
     """Return the page that asks the user; its form comes back to :func:`decide`."""
-    box = ctx.consents.seal({**asked.to_box(), "i": session.session_id}, lifetime=PAGE_LIFETIME)
+    box = ctx.consents.seal({**asked.to_box(), "of": session.session_id}, lifetime=PAGE_LIFETIME)
     host = urlsplit(asked.redirect_uri).netloc or asked.redirect_uri
     items = "\n".join(f"<li>{html.escape(_WORDS.get(scope, scope))}</li>" for scope in asked.scope.split())
     content = (
@@ -60,15 +60,17 @@ async def decide(ctx: Context, request: Request) -> Response:
     asked = Asked.from_box(box)
     bearer = request.cookie("bearer")
     session = await ctx.kanidm.session(bearer)
-    if session is None or session.session_id != box["i"]:
+    if session is None or session.session_id != box["of"]:
         return mistake("You are signed in differently now", "Go back to the application and sign in again.", ours=True)
     if form.get("decision") != "allow":
         content = {"error": "access_denied", "error_description": "The user refused."}
         return authorization_response(ctx, asked.redirect_uri, asked.mode, asked.state, content)
-    result: Any = await ctx.kanidm.authorise(asked.kanidm_parameters(), bearer)
+    result: Any = NeedsLogin()
+    if asked.accepts(session):  # else it has become older than max_age while the page was open
+        result = await ctx.kanidm.authorise(asked.kanidm_parameters(), bearer)
     if isinstance(result, NeedsConsent):
         result = await ctx.kanidm.permit(result.token, bearer)
-    if isinstance(result, NeedsLogin):  # ended while the page was open
+    if isinstance(result, NeedsLogin):  # or it has ended
         try:
             return send_to_kanidm(ctx, asked, refused=session)
         except OAuthError as error:

@@ -12,7 +12,7 @@ import pytest
 from kiwi_id.issuer import asked
 from kiwi_id.issuer.asked import Asked, is_plain
 from kiwi_id.issuer.http import OAuthError, Request
-from kiwi_id.kanidm.oauth2 import read_session
+from kiwi_id.kanidm.oauth2 import Session, read_session
 from tests.issuer.unit.fake_kanidm import BOB, SCOPES, jws
 from tests.issuer.unit.issuer import CHALLENGE, ISSUER, World, box_of, came, header, key
 
@@ -134,6 +134,42 @@ def test_redirect_uris_that_mean_what_they_say(uri: str) -> None:
 def test_redirect_uris_that_could_be_read_in_two_ways(uri: str) -> None:
     """RFC 9700 §4.1.3: exact comparison; what parsers mend differently is refused before it is compared."""
     assert not is_plain(uri)
+
+
+@pytest.mark.parametrize(
+    ("change", "age", "good"),
+    [
+        ({}, 10**6, True),
+        ({"prompt": "consent"}, 10**6, True),
+        # Before the request, and however little before it; then since.
+        *(
+            ({"prompt": prompt}, age, good)
+            for prompt in ("login", "select_account consent")
+            for age, good in ((21, False), (20, True))
+        ),
+        ({"prompt": "login"}, 0, True),
+        ({"max_age": "100"}, 101, False),
+        ({"max_age": "100"}, 99, True),
+        ({"max_age": "30", "prompt": "login"}, 25, False),
+        # What was begun for this request may be as old as a consent page makes it, and no older.
+        ({"max_age": "0"}, 19, True),
+        ({"max_age": "0"}, 21, False),
+        ({"max_age": "3"}, 3, True),
+    ],
+)
+def test_which_session_a_code_may_be_given_for(change: dict[str, str], age: int, good: bool) -> None:
+    """The demand travels in the box: a session begun ``age`` seconds ago is good or not for a request of 20 seconds ago."""
+    now = int(time.time())
+    request = check(**change)
+    request.began = now - 20
+    back = Asked.from_box(request.to_box())
+    session = Session("s", "u", "spn", "n", now - age, None)
+    assert back.accepts(session) is good
+    back.refused = "s"
+    assert not back.accepts(session)
+    back.refused, back.began = "", now - 900
+    if back.max_age is not None and back.max_age < 60:
+        assert not back.accepts(Session("s", "u", "spn", "n", now - 61, None))
 
 
 # -- over the fake Kanidm ---------------------------------------------------------------------------------------------------------
