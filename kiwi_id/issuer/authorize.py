@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from kiwi_id.issuer import consent
+from kiwi_id.issuer import consent, posted
 from kiwi_id.issuer.asked import Asked, check, is_plain
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.encoding import PREFIX
@@ -31,7 +31,7 @@ STATE_COOKIE = "__Host-kiwi-state-"
 async def authorize(ctx: Context, request: Request) -> Response:
     """Answer an authorization request (GET or POST)."""
     try:
-        parameters = request.parameters()
+        parameters = posted.parameters_of(ctx, request)
     except OAuthError as error:
         return mistake("This sign-in request is malformed", error.description)
     client_id, redirect_uri = parameters.get("client_id", ""), parameters.get("redirect_uri", "")
@@ -47,6 +47,8 @@ async def authorize(ctx: Context, request: Request) -> Response:
     mode = parameters.get("response_mode", "query")
     try:
         asked = check(ctx, parameters, client.scopes)
+        if posted.is_blind(request):
+            return posted.as_get(ctx, request, parameters)
         return await _answer(ctx, request, asked)
     except OAuthError as error:
         # Only now is it looked up whether that address may be told anything at all: this can never be an open redirect.

@@ -40,6 +40,7 @@ class Context:
     consents: Sealer = field(init=False)
     logouts: Sealer = field(init=False)
     hand_overs: Sealer = field(init=False)
+    posted: Sealer = field(init=False)
     sessions: Sealer = field(init=False)
     _known: OrderedDict[str, tuple[float, Client]] = field(default_factory=OrderedDict)
 
@@ -53,6 +54,7 @@ class Context:
         self.consents = Sealer("consent page", self.keys)
         self.logouts = Sealer("logout page", self.keys)
         self.hand_overs = Sealer("page between", self.keys)
+        self.posted = Sealer("posted request", self.keys)
         self.sessions = Sealer("clients of a browser session", self.keys)
 
     def settings(self, client_id: str) -> ClientSettings:

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import jwt
 
-from kiwi_id.issuer import consent
+from kiwi_id.issuer import consent, posted
 from kiwi_id.issuer.box import NotOurs
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, page, redirect, shown
@@ -45,17 +45,19 @@ Deliver = Callable[[list[Notice]], Awaitable[None]]
 async def log_out(ctx: Context, request: Request, deliver: Deliver) -> Response:
     """Answer the end-session endpoint (GET and POST), first visit and confirmation alike."""
     try:
-        parameters = request.parameters()
+        parameters = posted.parameters_of(ctx, request)
         if "box" in parameters:
             return await _confirmed(ctx, request, parameters, deliver)
         hint, client_id = _hint(ctx, parameters)
         back = _way_back(ctx, client_id, parameters)
+        if posted.is_blind(request):
+            return posted.as_get(ctx, request, parameters)
     except OAuthError as error:
         return mistake("This sign-out request cannot be answered", error.description)
     bearer = request.cookie("bearer")
     session = await ctx.kanidm.session(bearer)
     if session is None:
-        return _done(back, [])
+        return _nothing_to_end(back)
     # The hint must be of this very session: an old ID token of somebody else's proves nothing about who sits here now.
     if hint.get("sub") == session.uuid and hint.get("sid", session.session_id) == session.session_id:
         return await _end(ctx, request, session, bearer, back, deliver)
@@ -80,7 +82,7 @@ async def _confirmed(ctx: Context, request: Request, parameters: dict[str, str],
     bearer = request.cookie("bearer")
     session = await ctx.kanidm.session(bearer)
     if session is None:
-        return _done(back, [])
+        return _nothing_to_end(back)
     if session.session_id != asked:
         return mistake("You are signed in differently now", "Go back to the application and sign out again.", ours=True)
     return await _end(ctx, request, session, bearer, back, deliver)
@@ -125,6 +127,13 @@ def _done(back: str, headers: list[Header]) -> Response:
     if back:
         return redirect(back, *headers)
     return page(200, "Signed out", "<p>You are signed out. You can close this page.</p>", *headers)
+
+
+def _nothing_to_end(back: str) -> Response:
+    # A hint may name a session that lives elsewhere, or whose cookie the browser keeps back: that one goes on.
+    if back:
+        return redirect(back)
+    return page(200, "Not signed in", "<p>There was no session in this browser that could be ended. You can close this page.</p>")
 
 
 def notices_for(ctx: Context, request: Request, session: Session) -> list[Notice]:

@@ -93,6 +93,8 @@ class Service:
             return json_response(405, error, allow)
         try:
             return await route.handler(request)
+        except NotOurs:  # what issuer.posted has sealed, and a browser asks for again much later
+            return mistake("This page is too old", "Go back to the application and begin again.", ours=True)
         except OAuthError as error:  # where a page is answered and no redirect can be made of it any more
             return mistake("This request cannot be answered", error.description)
 

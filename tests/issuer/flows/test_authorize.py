@@ -207,7 +207,7 @@ async def test_errors_redirect(world: World, method: str, extra: dict[str, str |
     """A mistake in the request is told to the relying party, with error, state and iss, and no code."""
     async with world.tab() as tab:
         asked = world.asked(**extra)
-        answer = await tab.ask(asked, method)
+        answer = await tab.authorize(asked, method)
         came = arrived(answer)
         assert answer.status_code == 303
         assert came.uri == world.demo.redirect_uri

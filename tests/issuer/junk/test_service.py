@@ -61,7 +61,9 @@ def registered(location: str) -> bool:
     world = prepared()[0]
     uris = [uri for client in world.kanidm.clients.values() for uri in client.uris]
     uris += [uri for client in world.ctx.clients.values() for uri in client.post_logout_redirect_uris]
-    return location.startswith("/ui/oauth2?") or any(re.match(re.escape(uri) + r"([?&#]|$)", location) for uri in uris)
+    if location.startswith(("/ui/oauth2?", "/oauth2/authorize?posted=", "/oauth2/logout?posted=")):
+        return True
+    return any(re.match(re.escape(uri) + r"([?&#]|$)", location) for uri in uris)
 
 
 def judge(answer: Response) -> None:
