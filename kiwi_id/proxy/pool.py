@@ -46,6 +46,7 @@ class Upstream:
         self.response = ResponseParser(b"")
         self._ended = False  # the request has been sent to its end
         self._chunked = False
+        self._left = 0  # bytes of a body with Content-Length that are still to be sent
         self.patience = float("inf")
         self._fresh = True
         self._used = 0.0
@@ -56,7 +57,9 @@ class Upstream:
         """Send a request's head, and with it the whole ``body`` when that is known (None: it follows)."""
         self.response = ResponseParser(method)
         self._ended, self._chunked = body is not None, False
-        if body != b"" and not any(name == b"content-length" for name, _ in headers):
+        length = next((value for name, value in headers if name == b"content-length"), None)
+        self._left = int(length or 0)
+        if body != b"" and length is None:
             # The client sent it chunked; that was for its connection only.
             self._chunked = body is None
             framing = (b"transfer-encoding", b"chunked") if body is None else (b"content-length", b"%d" % len(body))
@@ -66,7 +69,12 @@ class Upstream:
 
     async def send_body(self, data: bytes) -> None:
         """Send a piece of the request body."""
-        await self._send(b"%x\r\n%s\r\n" % (len(data), data) if self._chunked else data)
+        if self._chunked:
+            await self._send(b"%x\r\n%s\r\n" % (len(data), data))
+            return
+        self._left -= len(data)
+        self._ended = self._left == 0  # before it is sent: the answer may be here before this task goes on
+        await self._send(data)
 
     async def end_body(self, trailers: Headers) -> None:
         """End the request body."""

@@ -16,6 +16,8 @@ import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 READ_SIZE = 65536
+# Bytes that the kernel takes before it asks us to wait. Trio's 16 KiB make a large body wait at each TLS record.
+UNSENT = 131072
 # The largest TLS record (RFC 8446 §5.1). A read gives one at a time; after a full one there is probably more.
 _RECORD = 16384
 _UNREADY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -31,6 +33,8 @@ class Stream:
     def __init__(self, sock: socket.socket) -> None:
         """Take over ``sock``, connected; TLS when it is an ``ssl.SSLSocket`` whose handshake is still to be done."""
         sock.setblocking(False)
+        with suppress(OSError):  # not TCP
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         self.socket = sock
         self.tls = sock if isinstance(sock, ssl.SSLSocket) else None
 

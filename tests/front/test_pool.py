@@ -113,3 +113,20 @@ async def test_a_handshake_that_stalls(front: Front) -> None:
     with socket.create_server(("127.0.0.1", front.kanidm.address.port)):
         assert (await front.ask(GET)).status == 503
     assert front.pool.limiter.borrowed_tokens == 0
+
+
+async def test_uploads_share_a_connection(front: Front) -> None:
+    """An answer that comes as soon as the last byte of a body has left ends no connection, on neither side."""
+
+    async def script(peer: Peer) -> None:
+        while await peer.read_until(b"\r\n\r\n"):
+            await peer.read_exactly(1 << 20)
+            await peer.send(OK)
+
+    front.kanidm.script = script
+    client = await front.connect()
+    head = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % (1 << 20)
+    for _ in range(30):
+        reply = await client.ask(head + b"x" * (1 << 20))
+        assert (reply.status, reply.one(b"connection")) == (200, None)
+    assert len(front.kanidm.peers) == 1
