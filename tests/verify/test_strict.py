@@ -121,6 +121,12 @@ def test_one_spelling_only(filler: str) -> None:
             refused(token, MalformedToken)
 
 
+@pytest.mark.parametrize("token", ["x", "x.y", f"{GOOD}.x", ED.parts(HEAD, "a.b"), "a.b.c.d.e"])
+def test_other_numbers_of_parts_are_told(token: str) -> None:
+    """What is no JWS in compact form, an opaque token or an encrypted one, is told so."""
+    refused(token, MalformedToken, "not of three parts")
+
+
 def test_signatures_have_one_spelling() -> None:
     """The same of the signature, where no signature protects it: 86 characters of 64 bytes leave four bits over."""
     same = [SIGNATURE[:-1] + last for last in "AQgwBCDEFRShixyz" if unb64(SIGNATURE[:-1] + last) == unb64(SIGNATURE)]
@@ -367,6 +373,7 @@ def test_signatures_of_other_lengths(alg: str) -> None:
     if alg == "ES256":
         r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
         order = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+        broken += [raw[:32] + b"\0" + raw[32:]]  # the same two numbers, with a needless zero
         broken += [encode_dss_signature(r, s), raw[32:] + raw[:32], bytes(32) + raw[32:], raw[:32] + bytes(32)]
         broken += [order.to_bytes(32, "big") + raw[32:], raw[:32] + order.to_bytes(32, "big")]
     for wrong in broken:

@@ -143,6 +143,14 @@ def test_not_yet(name: str) -> None:
         check.verify(token)
 
 
+def test_the_later_of_two_beginnings_counts() -> None:
+    """A token with nbf past and iat to come, or the other way round, is not yet valid."""
+    for times in ({"nbf": NOW - 60, "iat": NOW + 60}, {"nbf": NOW + 60, "iat": NOW - 60}):
+        with pytest.raises(NotYetValid) as caught:
+            verifier().verify(ED.token(**times))
+        assert caught.value.by == timedelta(seconds=60)
+
+
 def test_fractions_of_a_second() -> None:
     """NumericDate may have a fraction (RFC 7519 §2)."""
     claims = verifier().verify(ED.token(exp=NOW + 0.5, iat=NOW - 0.25))
