@@ -4,7 +4,7 @@
 
 In one process; the least of the rounds, in which all contenders take turns, so that a busy machine disturbs all alike. "bare" is
 the call of ``verify()`` of ``cryptography`` by itself, which the target is about; "token" is that with what leads to it: splitting
-the token and decoding its signature. A first check is one with the memory switched off. Each token is one of Kiwi ID's own, from its
+the token and decoding its signature. A first check is one with the memory switched off. Each token is one of ours, from the
 token endpoint's code.
 """
 
