@@ -41,6 +41,8 @@ ISSUER = (
     *(b"/oauth2/token/introspect", b"/oauth2/token/revoke"),
 )
 KANIDM_LOGOUT = b"/ui/logout"
+# Where Kanidm's pages take up an authorization request, before and after the login.
+KANIDM_LOGIN = (b"/ui/oauth2", b"/ui/oauth2/resume")
 # Kanidm has nothing below /auth/; without forward_auth_client they pass through to its 404.
 FORWARD_AUTH = (b"/auth/verify", b"/auth/login", b"/auth/callback", b"/auth/logout")
 
@@ -67,6 +69,7 @@ class Front:
             **dict.fromkeys(ISSUER, self._issue),
             **dict.fromkeys(FORWARD_AUTH, self._ask_forward_auth),
             KANIDM_LOGOUT: self._kanidm_logout,
+            **dict.fromkeys(KANIDM_LOGIN, self._resume),
         }
         self.listener = Listener(plan.sockets, tls=plan.tls, handler=Router(ours, self._forwarder), settings=self._current)
 
@@ -113,6 +116,10 @@ class Front:
     async def _kanidm_logout(self, exchange: Exchange) -> None:
         if await self._is_loaded(exchange):
             await self._issuer.kanidm_logout(exchange)
+
+    async def _resume(self, exchange: Exchange) -> None:
+        if await self._is_loaded(exchange):
+            await self._issuer.resume(exchange)
 
     async def _ask_forward_auth(self, exchange: Exchange) -> None:
         if await self._is_loaded(exchange):

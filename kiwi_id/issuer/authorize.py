@@ -25,6 +25,7 @@ CODE_LIFETIME = 60.0
 # Kanidm puts the whole request into a cookie, and browsers drop cookies over 4,096 bytes: measured, this long a target makes 3,922.
 LONGEST_TARGET = 2800
 _LONGEST_PARKED = 2600
+NOT_ALLOWED = "This user may not use this application, or not with these scopes."
 STATE_COOKIE = "__Host-kiwi-state-"
 
 
@@ -69,7 +70,7 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
     if isinstance(result, Invalid):
         return _bad_redirect(asked.redirect_uri)
     if isinstance(result, Denied):
-        raise OAuthError("access_denied", "This user may not use this application, or not with these scopes.")
+        raise OAuthError("access_denied", NOT_ALLOWED)
     if usable and session is not None and "consent" in asked.prompt and isinstance(result, Granted | NeedsConsent):
         # Only now, when Kanidm knows session and redirect URI: a refusal, too, is sent to that address.
         return consent.ask(ctx, asked, session, asked.client_id)

@@ -100,10 +100,11 @@ class Service:
 
     async def returning(self, request: Request, location: str, kept: list[Header]) -> Response | None:
         """See :func:`kiwi_id.issuer.callback.intercept`."""
-        try:
-            return await callback.intercept(self._ctx, request, location, kept)
-        except OAuthError as error:
-            return mistake("This sign-in request cannot be answered", error.description)
+        return await callback.intercept(self._ctx, request, location, kept)
+
+    async def resume(self, request: Request) -> Response | None:
+        """See :func:`kiwi_id.issuer.callback.resume`."""
+        return await callback.resume(self._ctx, request)
 
     async def before_kanidm_logout(self, request: Request) -> list[Notice]:
         """Return the notices to deliver once Kanidm's own logout page has ended the session of this request."""

@@ -7,7 +7,7 @@ there than all the rest of it (docs/measurements.md).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from kiwi_id.kanidm.oauth2 import Surprise
 from kiwi_id.logs import Log
@@ -26,6 +26,7 @@ log = Log("issuer")
 # A token request is a few kilobytes: a code, a verifier, an address.
 MAX_BODY = 65536
 _COOKIES = (b"set-cookie",)
+_Answer = TypeVar("_Answer")
 
 
 class IssuerHandler:
@@ -58,6 +59,17 @@ class IssuerHandler:
         if notices and exchange.status in (200, 302, 303):
             await self._service.deliver(notices)
 
+    async def resume(self, exchange: Exchange) -> None:
+        """Answer where Kanidm would go on with a request of ours; what is not ours, and what has to be shown, is Kanidm's."""
+        response = None
+        if exchange.method == b"GET":
+            response = await guarded(to_request(exchange, b""), self._service.resume)
+        if response is None:
+            await self._otherwise(exchange)
+            return
+        exchange.notes["route"] = "issuer"
+        await respond(exchange, response)
+
     async def returning(self, exchange: Exchange, headers: Headers) -> bool:
         """Take over Kanidm's redirect to a relying party; return False to let it pass as it is."""
         from kiwi_id.issuer.callback import is_ours  # noqa: PLC0415 - loaded by now
@@ -80,7 +92,7 @@ class IssuerHandler:
         return True
 
 
-async def guarded(request: Request, handle: Callable[[Request], Awaitable[Response]]) -> Response:
+async def guarded(request: Request, handle: Callable[[Request], Awaitable[_Answer]]) -> Response | _Answer:
     """Return the answer of ``handle``; 502 or 503 when Kanidm does not play its part."""
     try:
         return await handle(request)

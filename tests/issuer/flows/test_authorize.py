@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.issuer.flows.tab import Asked, arrived, is_login, is_mistake, show
-from tests.issuer.flows.world import ALICE, BOB, World
+from tests.issuer.flows.world import ALICE, BOB, CAROL, World
 
 ODD_STATES = [
     "".join(chr(code) for code in range(0x20, 0x7F)),
@@ -264,16 +264,28 @@ async def test_post_needs_a_form(world: World) -> None:
 
 async def test_user_without_the_right(world: World) -> None:
     """A user whose groups give no scope of the client gets access_denied at the relying party, by login and by live session."""
-    from tests.issuer.flows.world import CAROL  # noqa: PLC0415
+    for extra in ({}, {"response_mode": "fragment"}, {"prompt": "login consent", "response_mode": "form_post"}):
+        async with world.tab() as tab:
+            asked = world.asked(**extra)
+            page = await tab.sign_in_as(CAROL, await tab.authorize(asked))
+            assert "o2-authreq" not in tab.cookies
+            again = Asked(world.demo)
+            for came, sent in ((arrived(await tab.follow(page)), asked), (arrived(await tab.authorize(again)), again)):
+                assert came.uri == world.demo.redirect_uri
+                assert came.parameters.keys() == {"error", "error_description", "state", "iss"}
+                assert came.parameters["error"] == "access_denied"
+                assert (came.parameters["state"], came.parameters["iss"]) == (sent.state, world.issuer)
 
+
+async def test_user_without_the_right_who_was_logged_in_meanwhile(world: World) -> None:
+    """The same at Kanidm's own authorization page, when another tab has logged in and this one is loaded again."""
     async with world.tab() as tab:
-        page = await tab.sign_in_as(CAROL, await tab.authorize(world.asked()))
-        if page.status_code == 303:
-            assert arrived(page).parameters["error"] == "access_denied"
-        again = Asked(world.demo)
-        came = arrived(await tab.authorize(again))
-        assert came.parameters["error"] == "access_denied"
-        assert came.parameters["state"] == again.state
+        asked = world.asked()
+        answer = await tab.ask(asked)
+        assert is_login(await tab.follow(answer))
+        await tab.sign_in_as(CAROL, await tab.authorize(world.asked()))
+        came = arrived(await tab.follow(await tab.send("GET", answer.headers["location"])))
+        assert (came.parameters["error"], came.parameters["state"]) == ("access_denied", asked.state)
 
 
 async def test_two_logins_at_once(world: World) -> None:

@@ -10,8 +10,8 @@ import time
 import pytest
 import trio
 
-from tests.issuer.flows.tab import Tab, arrived, field_of, is_login, is_our_consent, show
-from tests.issuer.flows.world import ALICE, World
+from tests.issuer.flows.tab import Tab, arrived, field_of, is_login, is_mistake, is_our_consent, show
+from tests.issuer.flows.world import ALICE, BOB, World
 
 
 async def older_session(world: World, tab: Tab) -> str:
@@ -70,6 +70,26 @@ async def test_max_age_is_measured_when_the_code_is_given(world: World) -> None:
         form = {"box": field_of(page, "box"), "decision": "allow"}
         assert arrived(await tab.send("POST", "/oauth2/consent", data=form)).parameters["state"] == asked.state
         assert tab.cookies["bearer"] != first
+
+
+@pytest.mark.parametrize("second", ["cookie before", "cookie after", "header"])
+async def test_two_sessions_at_once_are_not_mixed(world: World, second: str) -> None:
+    """An old session beside a new one in the same request: never a code for the old one, whichever of them Kanidm reads."""
+    async with world.tab() as tab, world.tab() as other:
+        old = await older_session(world, other)
+        asked = world.asked(prompt="login")
+        begun = await tab.ask(asked)
+        await tab.follow(begun)
+        pending = tab.cookies["o2-authreq"]
+        await tab.log_in(world.asked(), BOB)
+        cookies = [f"bearer={tab.cookies['bearer']}", f"o2-authreq={pending}"]
+        headers = {"authorization": f"Bearer {old}"} if second == "header" else {}
+        if second != "header":
+            cookies.insert(0 if second == "cookie before" else 2, f"bearer={old}")
+        for path in ("/ui/oauth2/resume", begun.headers["location"]):
+            page = await tab.http.get(path, headers={**headers, "cookie": "; ".join(cookies)})
+            assert "code=" not in page.headers.get("location", "")
+            assert is_mistake(page) or is_login(page) or page.headers["location"].startswith("/ui/oauth2?"), show(page)
 
 
 async def test_max_age_of_another_tabs_login(world: World) -> None:
