@@ -12,8 +12,11 @@ import pytest
 
 
 @contextmanager
-def chromium(*flags: str) -> Iterator[Any]:
-    """Run Chromium with an empty profile and further ``flags``; yields Selenium's driver. Skips the test when it is not there."""
+def chromium(*flags: str, events: bool = False) -> Iterator[Any]:
+    """Run Chromium with an empty profile and further ``flags``; yields Selenium's driver. Skips the test when it is not there.
+
+    ``events`` keeps what DevTools tells of the network, for the driver's log "performance".
+    """
     pytest.importorskip("selenium", reason="selenium is not installed")
     programs = [shutil.which("chromium"), shutil.which("chromedriver")]
     if None in programs:
@@ -38,6 +41,8 @@ def chromium(*flags: str) -> Iterator[Any]:
         *flags,
     ):
         options.add_argument(flag)
+    if events:
+        options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     try:
         driver = webdriver.Chrome(options=options, service=Service(str(programs[1])))
         try:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import html
 from typing import Any
-from urllib.parse import urlsplit
 
 from kiwi_id.issuer.asked import Asked
 from kiwi_id.issuer.box import NotOurs
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, page
-from kiwi_id.issuer.responses import authorization_response, mistake
+from kiwi_id.issuer.responses import authorization_response, form_action, mistake, place
 from kiwi_id.kanidm.oauth2 import Granted, NeedsConsent, NeedsLogin, Session
 
 PAGE_LIFETIME = 600.0
@@ -32,17 +31,16 @@ _WORDS = {
 def ask(ctx: Context, asked: Asked, session: Session, client_name: str) -> Response:
     """Return the page that asks the user; its form comes back to :func:`decide`."""
     box = ctx.consents.seal({**asked.to_box(), "of": session.session_id}, lifetime=PAGE_LIFETIME)
-    host = urlsplit(asked.redirect_uri).netloc or asked.redirect_uri
     items = "\n".join(f"<li>{html.escape(_WORDS.get(scope, scope))}</li>" for scope in asked.scope.split())
     content = (
         f"<p><strong>{html.escape(client_name)}</strong> asks to see:</p>\n<ul>\n{items}\n</ul>\n"
         f'<form class="choice" method="post" action="/oauth2/consent">\n<input type="hidden" name="box" value="{box}">\n'
         '<button class="yes" name="decision" value="allow">Allow</button>\n'
         '<button name="decision" value="refuse">Refuse</button>\n</form>\n'
-        f'<p class="note">You are signed in as {html.escape(session.spn)}, and will go on to {html.escape(host)}.</p>'
+        f'<p class="note">You are signed in as {html.escape(session.spn)}, and will go on to '
+        f"{html.escape(place(asked.redirect_uri))}.</p>"
     )
-    # The form is answered with a redirect to the relying party, against which browsers hold form-action, too.
-    return page(200, "Consent required", content, form_action="'self' https: http:")
+    return page(200, "Consent required", content, form_action=form_action(asked.redirect_uri))
 
 
 async def decide(ctx: Context, request: Request) -> Response:

@@ -19,7 +19,7 @@ from kiwi_id.issuer import consent, posted
 from kiwi_id.issuer.box import NotOurs
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, page, redirect, shown
-from kiwi_id.issuer.responses import mistake
+from kiwi_id.issuer.responses import form_action, mistake
 from kiwi_id.kanidm.oauth2 import Session
 
 PAGE_LIFETIME = 600.0
@@ -68,7 +68,7 @@ async def log_out(ctx: Context, request: Request, deliver: Deliver) -> Response:
         '<button class="yes" name="decision" value="yes">Sign out</button>\n'
         '<button name="decision" value="no">Stay signed in</button>\n</form>'
     )
-    return page(200, "Sign out?", content, form_action="'self' https: http:")
+    return page(200, "Sign out?", content, form_action=form_action(back))
 
 
 async def _confirmed(ctx: Context, request: Request, parameters: dict[str, str], deliver: Deliver) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import re
 from urllib.parse import urlencode, urlsplit
 
 from kiwi_id.issuer.context import Context
@@ -12,6 +13,7 @@ from kiwi_id.issuer.http import Header, Response, page, redirect
 
 MODES = ("query", "fragment", "form_post")
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 _GOING_ON = "Back to the application"
 _SUBMIT = "document.forms[0].submit()"
 _SUBMIT_HASH = base64.b64encode(hashlib.sha256(_SUBMIT.encode()).digest()).decode()
@@ -54,8 +56,24 @@ def form_post(redirect_uri: str, parameters: dict[str, str], *headers: Header) -
 
 def _going_to(redirect_uri: str) -> str:
     """Say where the browser goes: with a code or, as well, with the news that the user refused."""
-    parts = urlsplit(redirect_uri)
-    return f"<p>Going on to <strong>{html.escape(parts.netloc or parts.scheme)}</strong>. If nothing happens by itself:</p>"
+    return f"<p>Going on to <strong>{html.escape(place(redirect_uri))}</strong>. If nothing happens by itself:</p>"
+
+
+def place(uri: str) -> str:
+    """Return what tells a person where an address leads: scheme and host, or the scheme and what follows it in an app's own."""
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else uri.partition("?")[0]
+
+
+def form_action(uri: str) -> str:
+    """Return the policy of a form whose answer may redirect to ``uri``: browsers hold redirects against form-action, too.
+
+    An app's own scheme has to be named (Content Security Policy 3 §2.3.1, scheme-source, whose grammar is RFC 3986's). The
+    others are not narrowed to one host, because the relying party may redirect further.
+    """
+    scheme = urlsplit(uri).scheme
+    own = f" {scheme}:" if scheme not in ("", "http", "https") and _SCHEME.fullmatch(scheme) else ""
+    return f"'self' https: http:{own}"
 
 
 def hand_over(redirect_uri: str, mode: str, parameters: dict[str, str], *headers: Header) -> Response:

@@ -92,6 +92,20 @@ class Chromium:
         parts = urlsplit(self.driver.current_url)
         return f"{parts.scheme}://{parts.hostname}"
 
+    def opened(self, scheme: str) -> str:
+        """Wait until the browser tries to open an address of an app's own scheme; return that address.
+
+        It asks whether there is such an app only after all policies have let the address pass.
+        """
+        from selenium.webdriver.support.ui import WebDriverWait  # noqa: PLC0415
+
+        def look(driver: Any) -> str:
+            events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+            sent = [event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"]
+            return next((url for url in sent if url.startswith(f"{scheme}:")), "")
+
+        return str(WebDriverWait(self.driver, WAIT_SECONDS, poll_frequency=0.05).until(look))
+
     def audit(self) -> list[str]:
         """Return what keeps people from using the page: see audit.js."""
         found: list[str] = self.driver.execute_script(_AUDIT)

@@ -17,13 +17,18 @@ from tests.issuer.rp.instances import SERVERS, running
 from tests.kanidm.instance import Instance
 
 AFTER_LOGOUT = "https://app.localhost/goodbye"
+APP_SCHEME = "com.example.kiwi"
 
 
 @pytest.fixture(scope="package", params=SERVERS)
 def kiwi(request: pytest.FixtureRequest, driver: Any) -> Iterator[Instance]:
     """A Kiwi ID over the stand-in, and over the real kanidmd."""
     assert driver  # first, so that nothing is started for a test that is skipped
-    with running(request, [f'clients.kiwi-demo.post_logout_redirect_uris = ["{AFTER_LOGOUT}"]']) as instance:
+    settings = [
+        f'clients.kiwi-demo.post_logout_redirect_uris = ["{AFTER_LOGOUT}"]',
+        f'clients.kiwi-app.post_logout_redirect_uris = ["{APP_SCHEME}:/goodbye"]',
+    ]
+    with running(request, settings) as instance:
         yield instance
 
 
@@ -44,7 +49,7 @@ def local() -> Iterator[Site]:
 @pytest.fixture(scope="package")
 def driver(site: Site) -> Iterator[Any]:
     """A headless Chromium with an empty profile, in which https://app.localhost leads to the test's own server."""
-    with headless.chromium(f"--host-resolver-rules=MAP app.localhost:443 127.0.0.1:{site.port}") as chrome:
+    with headless.chromium(f"--host-resolver-rules=MAP app.localhost:443 127.0.0.1:{site.port}", events=True) as chrome:
         yield chrome
 
 
