@@ -1,11 +1,14 @@
 """Whole logins per second through Kiwi ID's issuer beside the same straight at Kanidm's native issuer, in one run.
 
-    python -m bench.logins [--upstream-bin PATH] [--rounds 3] [--concurrency 4 16] [--key es256] [--plain] [--json FILE]
+    python -m bench.logins [--upstream-bin PATH] [--rounds 3] [--concurrency 4 16] [--key es256] [--argon2 32768,2] [--plain]
 
 One kanidmd serves both: as Kiwi ID's child through the front, and asked directly. The load process is the same, contenders take
 turns in each round, figures are medians over the rounds; each turn has people of its own, because kanidmd gets slower with every
 session that a person has. Two kinds of login: *password* types it each time (login page to
 userinfo), *live* has a session (authorize, token, userinfo). CPU is user and system time of a process, from /proc/PID/stat.
+
+What a password costs kanidmd is decided when it starts, by a measurement of its own; ``--argon2 KIB,PASSES`` gives people passwords
+of a chosen price instead (``bench.imported``).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any
 
 import trio
 
+from bench.imported import Importer
 from bench.instance import ROOT
 from bench.login_load import Job
 from bench.processes import cpu_seconds
@@ -99,22 +103,30 @@ def running(directory: Path, kanidmd: Path, args: argparse.Namespace) -> Iterato
         process.wait(40)
 
 
-async def make_people(server: server_toml.ServerToml, upstream: int, number: int) -> list[list[str]]:
+async def make_people(
+    server: server_toml.ServerToml, upstream: int, number: int, argon2: tuple[int, int] | None
+) -> list[list[str]]:
     """Make people who have never logged in; return their names and passwords."""
     password = await recover_account(server.admin_socket, "idm_admin")
     names = [f"person{secrets.token_hex(6)}" for _ in range(number)]
-    async with Kanidm(f"https://127.0.0.1:{upstream}", client_context(server.tls_chain)) as kanidm:
+    url, context = f"https://127.0.0.1:{upstream}", client_context(server.tls_chain)
+    if argon2 is not None:
+        async with Kanidm(url, context) as kanidm:
+            await kanidm.login("admin", await recover_account(server.admin_socket, "admin"))
+            importer = await Importer.make(url, context, kanidm)
+        await importer.people(names, PASSWORD, *argon2)
+    async with Kanidm(url, context) as kanidm:
         await kanidm.login("idm_admin", password)
-        for name in names:
+        for name in names if argon2 is None else ():
             await kanidm.create_person(name, "Person", mail=[f"{name}@example.com"])
             await kanidm.set_password(name, PASSWORD)
         await kanidm.add_members("kiwi_users", *names)
     return [[name, PASSWORD] for name in names]
 
 
-def measure(it: Running, kind: str, concurrency: int, *, native: bool) -> dict[str, Any]:
+def measure(it: Running, kind: str, concurrency: int, argon2: tuple[int, int] | None, *, native: bool) -> dict[str, Any]:
     """Run one turn in the load process; return its figures, with the CPU milliseconds that each process spent on a login."""
-    people = trio.run(make_people, it.server, it.upstream, concurrency)
+    people = trio.run(make_people, it.server, it.upstream, concurrency, argon2)
     common = {**it.job, "port": it.upstream, "tls": True, "kiwi": False} if native else it.job
     job = Job(**common, live=kind == "live", people=people, logins=max(1, LOGINS[kind] // concurrency))
     before = cpu_seconds(it.kiwi), cpu_seconds(it.kanidmd)
@@ -129,6 +141,11 @@ def measure(it: Running, kind: str, concurrency: int, *, native: bool) -> dict[s
         "kanidmd_ms": (cpu_seconds(it.kanidmd) - before[1]) / logins * 1000,
         **{f"step {name}": value for name, value in result["steps"].items()},
     }
+
+
+def _price(text: str) -> tuple[int, int]:
+    memory, passes = (int(part) for part in text.split(","))
+    return memory, passes
 
 
 def show(title: str, native: dict[str, float], kiwi: dict[str, float]) -> None:
@@ -151,6 +168,9 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--kinds", nargs="+", choices=tuple(WANTED), default=list(WANTED))
     parser.add_argument("--key", choices=KINDS, help="kind of the signing key (default: that of kiwi-id init)")
+    parser.add_argument(
+        "--argon2", metavar="KIB,PASSES", type=_price, help="import passwords with this hash (default: kanidmd's own)"
+    )
     parser.add_argument("--plain", action="store_true", help="no TLS towards the client; kanidmd has no such choice")
     parser.add_argument("--python", default="", help="options of the Python that runs Kiwi ID, such as '-m cProfile -o FILE'")
     parser.add_argument("--json", metavar="FILE")
@@ -165,11 +185,13 @@ def main() -> None:
                     for concurrency in args.concurrency:
                         # Who comes second finds a fuller database: take turns in that as well.
                         for who in ("native", "Kiwi ID") if turn % 2 == 0 else ("Kiwi ID", "native"):
-                            found = measure(it, kind, concurrency, native=who == "native")
+                            found = measure(it, kind, concurrency, args.argon2, native=who == "native")
                             rounds.setdefault((kind, concurrency, who), []).append(found)
     table = {key: {name: statistics.median(one[name] for one in results) for name in results[0]} for key, results in rounds.items()}
     side = "HTTP" if args.plain else "TLS"
     print(f"kanidmd {version}, client side of Kiwi ID {side}, key {args.key or 'default'}, median of {args.rounds}")
+    if args.argon2:
+        print(f"passwords: argon2id, {args.argon2[0]} KiB, {args.argon2[1]} passes")
     ratios = []
     for kind in args.kinds:
         for concurrency in args.concurrency:
