@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import trio
 
@@ -28,9 +27,11 @@ from kiwi_id.errors import Exit, KiwiError
 from kiwi_id.front import Front
 from kiwi_id.kanidm.probe import probe
 from kiwi_id.logs import Log
+from kiwi_id.operations import Operations
 from kiwi_id.plan import Plan
 from kiwi_id.reaper import Reaper
 from kiwi_id.reloader import Reloader
+from kiwi_id.siblings import Siblings
 from kiwi_id.signals import Signals
 from kiwi_id.state import ChildStatus
 
@@ -51,8 +52,8 @@ class Supervisor:
     def __init__(self, plan: Plan, notifier: notify.Notifier) -> None:
         self.plan, self.notifier = plan, notifier
         self.failure: KiwiError | None = None
-        self._scopes: dict[str, trio.CancelScope] = {}
-        self._ended: dict[str, trio.Event] = {}
+        # The reaper ends by its own scope only: without it the end of no process would be noticed, nor could any be waited for.
+        self._siblings = Siblings(shielded=("reaper",))
 
         self.status = ChildStatus()
         self.signals = Signals()
@@ -78,7 +79,7 @@ class Supervisor:
     async def run(self) -> Exit:
         """Run until a stop signal or a failure; leave no process behind. Raises KiwiError when it cannot start."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(self._sibling, "reaper", self.reaper.run)
+            await nursery.start(self._siblings.run, "reaper", self.reaper.run)
             try:
                 await self._run(nursery)
             finally:
@@ -89,15 +90,15 @@ class Supervisor:
 
     async def _run(self, nursery: trio.Nursery) -> None:
         start = nursery.start
-        await start(self._sibling, "signals", self.signals.run)
+        await start(self._siblings.run, "signals", self.signals.run)
         try:
             self.child = self._make_child(await lock.acquire(self.plan.server.db_path))
             self.plan.listen_control()
-            await start(self._sibling, "child", self._run_child)
-            await start(self._sibling, "listener", self.listener.run)
-            await start(self._sibling, "watchdog", self._watch)
-            await start(self._sibling, "reloader", self._reload_on_request)
-            await start(self._sibling, "control", self._serve_control)
+            await start(self._siblings.run, "child", self._run_child)
+            await start(self._siblings.run, "listener", self.listener.run)
+            await start(self._siblings.run, "watchdog", self._watch)
+            await start(self._siblings.run, "reloader", self._reload_on_request)
+            await start(self._siblings.run, "control", self._serve_control)
             nursery.start_soon(self._load_rest)
             nursery.start_soon(self._announce)
             nursery.start_soon(notify.keep_alive, self.notifier, self._answers_itself)
@@ -108,18 +109,6 @@ class Supervisor:
         nursery.cancel_scope.cancel()
 
     # -- the siblings ------------------------------------------------------------------------------------------------------
-
-    async def _sibling(
-        self, name: str, task: Callable[..., Awaitable[None]], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        """Run one task under a cancel scope of its own, so that the stop can end it by name and wait for its end."""
-        self._ended[name] = trio.Event()
-        try:
-            # The reaper ends by its own scope only: without it the end of no process would be noticed, nor could any be waited for.
-            with trio.CancelScope(shield=name == "reaper") as self._scopes[name]:
-                await task(task_status=task_status)
-        finally:
-            self._ended[name].set()
 
     def _make_child(self, lock_descriptor: int) -> Child:
         async def argv() -> list[str]:
@@ -163,14 +152,7 @@ class Supervisor:
         await self.reloader.run(self.signals.reload, task_status=task_status)
 
     async def _serve_control(self, *, task_status: trio.TaskStatus[None]) -> None:
-        async def reload() -> dict[str, Any]:
-            return (await self.reloader.reload()).as_dict()
-
-        async def request_reload() -> dict[str, Any]:
-            self.signals.request_reload()
-            return {"ok": True}
-
-        handlers: dict[str, control.Handler] = {"reload": reload, "request_reload": request_reload, "status": self._status}
+        handlers = Operations(self).handlers()
         await control.serve(self.plan.control, handlers, path=self.plan.config.control_socket, task_status=task_status)
 
     async def _load_rest(self) -> None:
@@ -206,21 +188,21 @@ class Supervisor:
         ends = trio.current_time() + total
         self.notifier.stopping()
         for name in ("reloader", "watchdog"):
-            await self._end(name)
-        if "listener" in self._ended:
+            await self._siblings.end(name)
+        if "listener" in self._siblings:
             self.listener.stop()
-            await self._unless_hurried(self._ended["listener"].wait, total * DRAIN_SHARE)
+            await self._unless_hurried(lambda: self._siblings.ended("listener"), total * DRAIN_SHARE)
             if self.listener.connections:
                 log.warn("ending connections that did not drain", connections=len(self.listener.connections))
-            await self._end("listener")
+            await self._siblings.end("listener")
         for sock in self.plan.sockets:
             sock.close()
-        if "child" in self._ended:
+        if "child" in self._siblings:
             await self._unless_hurried(self._stop_child(ends), max(ends - trio.current_time(), 0.1))
             self.child.kill()
-            await self._end("child")
+            await self._siblings.end("child")
         await self._end_orphans()
-        await self._end("control")
+        await self._siblings.end("control")
         log.info("stopped", reason=self.signals.reason)
 
     async def _end_orphans(self) -> None:
@@ -231,15 +213,14 @@ class Supervisor:
     async def _leave_nothing(self) -> None:
         """See to it that no process is left, also when a bug in one of the siblings has ended all; then end the reaper."""
         with trio.move_on_after(LAST_CHANCE, shield=True):
-            if "child" in self._ended:
-                await self._ended["child"].wait()
+            await self._siblings.ended("child")
             await self._end_orphans()
-        self._scopes["reaper"].cancel()
+        self._siblings.cancel("reaper")
 
     def _stop_child(self, ends: float) -> Callable[[], Awaitable[None]]:
         async def stop() -> None:
             await self.child.stop(grace=max(ends - trio.current_time() - self.config.shutdown_timeout * SWEEP_SHARE, 0.1))
-            await self._ended["child"].wait()
+            await self._siblings.ended("child")
 
         return stop
 
@@ -255,11 +236,6 @@ class Supervisor:
                 await wait()
             nursery.cancel_scope.cancel()
 
-    async def _end(self, name: str) -> None:
-        if name in self._ended:
-            self._scopes[name].cancel()
-            await self._ended[name].wait()
-
     # -- what others ask -----------------------------------------------------------------------------------------------------
 
     def _hang_up(self) -> bool:
@@ -268,30 +244,6 @@ class Supervisor:
     def summary(self) -> str:
         """Return the line that ``systemctl status`` shows."""
         return f"kanidmd {self.status.version} is {self.status.state.value}, restarted {self.status.restarts} times"
-
-    async def _status(self) -> dict[str, Any]:
-        """Return what ``kiwi-id status`` shows."""
-        last = self.reloader.last
-        return {
-            "ok": True,
-            "pid": os.getpid(),
-            "version": __version__,
-            "config": str(self.config.path),
-            "listening": [str(address) for address in self.listener.addresses],
-            "connections": self.listener.open,
-            "waiting": self.front.gate.waiting,
-            "draining": self.signals.stop.is_set(),
-            "upstream": {
-                "state": self.status.state.value,
-                "pid": self.status.pid,
-                "version": self.status.version,
-                "tested": self.status.tested,
-                "restarts": self.status.restarts,
-                "since": self.status.since,
-            },
-            "orphans_reaped": self.reaper.reaped_orphans,
-            "last_reload": last.as_dict() if last else None,
-        }
 
 
 def _prepare_logs(new: Config) -> Callable[[], None]:

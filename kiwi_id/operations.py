@@ -1,0 +1,57 @@
+"""What a running Kiwi ID can be asked over its control socket: what is behind ``kiwi-id reload``, ``status`` and the like."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from kiwi_id import __version__
+from kiwi_id.control import Handler
+
+if TYPE_CHECKING:
+    from kiwi_id.supervisor import Supervisor
+
+
+class Operations:
+    """The handlers of the control socket, over the parts of a supervisor."""
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def handlers(self) -> dict[str, Handler]:
+        """Return every command by its name."""
+        return {"reload": self.reload, "request_reload": self.request_reload, "status": self.status}
+
+    async def reload(self) -> dict[str, Any]:
+        """Reload, and tell what came of it."""
+        return (await self._supervisor.reloader.reload()).as_dict()
+
+    async def request_reload(self) -> dict[str, Any]:
+        """Ask for a reload, as SIGHUP does."""
+        self._supervisor.signals.request_reload()
+        return {"ok": True}
+
+    async def status(self) -> dict[str, Any]:
+        """Return what ``kiwi-id status`` shows."""
+        supervisor = self._supervisor
+        status, listener, last = supervisor.status, supervisor.listener, supervisor.reloader.last
+        return {
+            "ok": True,
+            "pid": os.getpid(),
+            "version": __version__,
+            "config": str(supervisor.config.path),
+            "listening": [str(address) for address in listener.addresses],
+            "connections": listener.open,
+            "waiting": supervisor.front.gate.waiting,
+            "draining": supervisor.signals.stop.is_set(),
+            "upstream": {
+                "state": status.state.value,
+                "pid": status.pid,
+                "version": status.version,
+                "tested": status.tested,
+                "restarts": status.restarts,
+                "since": status.since,
+            },
+            "orphans_reaped": supervisor.reaper.reaped_orphans,
+            "last_reload": last.as_dict() if last else None,
+        }
