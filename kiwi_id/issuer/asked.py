@@ -21,6 +21,7 @@ _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")
 # RFC 3986 without a fragment (RFC 6749 §3.1.2): nothing that a URL parser would strip, mend or read in two ways.
 _REDIRECT_URI = re.compile(r"[a-z][a-z0-9+.-]*:[A-Za-z0-9._~:/?\[\]@!$&'()*+,;=%-]+")
 _NEW_LOGIN = frozenset({"login", "select_account"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PROMPTS = frozenset({"none", "login", "consent", "select_account"})
 # How old a login that was made for this very request may be, whatever max_age says: the redirects after the password, and the
 # time that a consent page takes. Without it nobody could ever satisfy max_age=0.
@@ -124,16 +125,7 @@ class Asked:
 
 def check(ctx: Context, parameters: dict[str, str], known_scopes: frozenset[str]) -> Asked:
     """Return the request that ``parameters`` make, of a client with ``known_scopes``. Raises OAuthError."""
-    for name, code in (
-        ("request", "request_not_supported"),
-        ("request_uri", "request_uri_not_supported"),
-        ("registration", "registration_not_supported"),
-    ):
-        if name in parameters:
-            raise OAuthError(code, f"The parameter '{name}' is not supported.")
-    for name, longest in _LONGEST.items():
-        if len(parameters.get(name, "")) > longest:
-            raise OAuthError("invalid_request", f"The parameter '{name}' is longer than {longest} characters.")
+    _refuse_at_sight(parameters)
     kind = parameters.get("response_type", "")
     if kind != "code":
         code = "unsupported_response_type" if kind else "invalid_request"
@@ -175,6 +167,21 @@ def check(ctx: Context, parameters: dict[str, str], known_scopes: frozenset[str]
     )
 
 
+def _refuse_at_sight(parameters: dict[str, str]) -> None:
+    for name, code in (
+        ("request", "request_not_supported"),
+        ("request_uri", "request_uri_not_supported"),
+        ("registration", "registration_not_supported"),
+    ):
+        if name in parameters:
+            raise OAuthError(code, f"The parameter '{name}' is not supported.")
+    for name, longest in _LONGEST.items():
+        if len(parameters.get(name, "")) > longest:
+            raise OAuthError("invalid_request", f"The parameter '{name}' is longer than {longest} characters.")
+    if not is_exact(parameters.get("state", "")):
+        raise OAuthError("invalid_request", "The state holds control characters.")
+
+
 def _hint_subject(ctx: Context, hint: str) -> str:
     if not hint:
         return ""
@@ -183,6 +190,14 @@ def _hint_subject(ctx: Context, hint: str) -> str:
         return str(ctx.keys.verify(hint, "JWT", issuer=ctx.issuer, expired_ok=True)["sub"])
     except (jwt.InvalidTokenError, KeyError):
         raise OAuthError("invalid_request", "The id_token_hint is not an ID token of this issuer.") from None
+
+
+def is_exact(state: str) -> bool:
+    """Tell whether a state comes back as it was by every response mode: HTML forms change line ends and NUL.
+
+    RFC 6749 appendix A.5 allows printable ASCII alone. What is beyond ASCII is let through, because it has always come back whole.
+    """
+    return not _CONTROL.search(state)
 
 
 def is_plain(redirect_uri: str) -> bool:

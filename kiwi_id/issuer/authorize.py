@@ -7,11 +7,10 @@ A request that a live session can answer is answered at once, through Kanidm's J
 
 from __future__ import annotations
 
-import secrets
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from kiwi_id.issuer import consent, posted
-from kiwi_id.issuer.asked import Asked, check, is_plain
+from kiwi_id.issuer import consent, parked, posted
+from kiwi_id.issuer.asked import Asked, check, is_exact, is_plain
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.encoding import PREFIX
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, redirect, shown
@@ -24,9 +23,7 @@ STATE_LIFETIME = 1800.0
 CODE_LIFETIME = 60.0
 # Kanidm puts the whole request into a cookie, and browsers drop cookies over 4,096 bytes: measured, this long a target makes 3,922.
 LONGEST_TARGET = 2800
-_LONGEST_PARKED = 2600
 NOT_ALLOWED = "This user may not use this application, or not with these scopes."
-STATE_COOKIE = "__Host-kiwi-state-"
 
 
 async def authorize(ctx: Context, request: Request) -> Response:
@@ -56,8 +53,10 @@ async def authorize(ctx: Context, request: Request) -> Response:
         if isinstance(await ctx.kanidm.authorise(probe.kanidm_parameters()), Invalid):
             return _bad_redirect(redirect_uri)
         content = {"error": error.error, "error_description": error.description}
-        usable = mode if mode in MODES else "query"
-        return authorization_response(ctx, redirect_uri, usable, parameters.get("state"), content)
+        usable, state = mode if mode in MODES else "query", parameters.get("state")
+        if usable == "form_post" and not is_exact(state or ""):
+            state = None  # another one than it was would be worse than none
+        return authorization_response(ctx, redirect_uri, usable, state, content)
 
 
 async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
@@ -81,7 +80,7 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
             raise OAuthError("consent_required", "The user has to agree first.")
         raise OAuthError("login_required", "The user has to log in first.")
     assert isinstance(result, NeedsConsent | NeedsLogin)  # noqa: S101 - the union's last members
-    return send_to_kanidm(ctx, asked, refused=session if anew else None)
+    return send_to_kanidm(ctx, request, asked, refused=session if anew else None)
 
 
 def _bad_redirect(redirect_uri: str) -> Response:
@@ -95,7 +94,7 @@ def _bad_redirect(redirect_uri: str) -> Response:
     )
 
 
-def send_to_kanidm(ctx: Context, asked: Asked, *, refused: Session | None) -> Response:
+def send_to_kanidm(ctx: Context, request: Request, asked: Asked, *, refused: Session | None) -> Response:
     """Send the browser to Kanidm's login or consent page, with the request sealed in the state.
 
     ``refused`` is a session that will not do. Its cookie is taken away, so that the login page is shown; the session itself, on
@@ -107,14 +106,8 @@ def send_to_kanidm(ctx: Context, asked: Asked, *, refused: Session | None) -> Re
     box = asked.to_box()
     target = _kanidm_target(asked, PREFIX + ctx.states.seal(box, lifetime=STATE_LIFETIME))
     if len(target) > LONGEST_TARGET and asked.state:
-        if len(asked.state) > _LONGEST_PARKED:
-            raise OAuthError("invalid_request", f"The state is longer than {_LONGEST_PARKED} characters.")
-        # What does not fit beside the rest of Kanidm's cookie rides in one of our own.
-        park = secrets.token_urlsafe(6)
-        parked = ctx.parked.seal({"s": asked.state}, lifetime=STATE_LIFETIME)
-        cookie = f"{STATE_COOKIE}{park}={parked}; Path=/; Max-Age={int(STATE_LIFETIME)}; Secure; HttpOnly; SameSite=Lax"
-        headers.append((b"set-cookie", cookie.encode()))
-        target = _kanidm_target(asked, PREFIX + ctx.states.seal({**box, "s": None, "k": park}, lifetime=STATE_LIFETIME))
+        key, headers = parked.park(ctx, request, asked.state, lifetime=STATE_LIFETIME)
+        target = _kanidm_target(asked, PREFIX + ctx.states.seal({**box, "s": None, "k": key}, lifetime=STATE_LIFETIME))
     if len(target) > LONGEST_TARGET:
         raise OAuthError("invalid_request", "The request is too long: shorten redirect_uri, nonce or scope.")
     if refused is not None:

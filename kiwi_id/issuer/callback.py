@@ -6,8 +6,9 @@ import base64
 import json
 from urllib.parse import parse_qs, urlsplit
 
+from kiwi_id.issuer import parked
 from kiwi_id.issuer.asked import Asked
-from kiwi_id.issuer.authorize import NOT_ALLOWED, STATE_COOKIE, make_code, send_to_kanidm
+from kiwi_id.issuer.authorize import NOT_ALLOWED, make_code, send_to_kanidm
 from kiwi_id.issuer.box import NotOurs, TooOld
 from kiwi_id.issuer.consent import ask, remember_client
 from kiwi_id.issuer.context import Context
@@ -78,11 +79,10 @@ def _unpack(ctx: Context, request: Request, state: str, kept: list[Header]) -> t
     box = ctx.states.open(state.removeprefix(PREFIX))
     if box.get("k"):
         try:
-            box["s"] = ctx.parked.open(request.cookie(STATE_COOKIE + box["k"]))["s"]
+            box["s"], gone = parked.fetch(ctx, request, box["k"])
         except NotOurs:
             raise TooOld from None
-        gone = f"{STATE_COOKIE}{box['k']}=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax"
-        kept = [*kept, (b"set-cookie", gone.encode())]
+        kept = [*kept, gone]
     return Asked.from_box(box), kept
 
 
@@ -112,7 +112,7 @@ def _finish(ctx: Context, request: Request, asked: Asked, session: Session, loca
     """Answer for a session whose code is in ``location``; empty: the user may not use the client."""
     try:
         if not asked.accepts(session):  # an older login, another tab's perhaps: it has to be done again
-            again = send_to_kanidm(ctx, asked, refused=session)
+            again = send_to_kanidm(ctx, request, asked, refused=session)
             again.headers += kept
             return again
         if asked.hint_sub and asked.hint_sub != session.uuid:

@@ -70,7 +70,7 @@ async def decide(ctx: Context, request: Request) -> Response:
         result = await ctx.kanidm.permit(result.token, bearer)
     if isinstance(result, NeedsLogin):  # or it has ended
         try:
-            return send_to_kanidm(ctx, asked, refused=session)
+            return send_to_kanidm(ctx, request, asked, refused=session)
         except OAuthError as error:
             content = {"error": error.error, "error_description": error.description}
             return authorization_response(ctx, asked.redirect_uri, asked.mode, asked.state, content)

@@ -31,6 +31,24 @@ async def test_state_comes_back_exactly(world: World, state: str) -> None:
         assert arrived(await tab.authorize(world.asked(), state=state, response_mode="nonsense")).parameters["state"] == state
 
 
+@pytest.mark.parametrize("control", ["\n", "\r", "\r\n", "\0", "\t", "\x7f", "\x85"], ids=repr)
+async def test_state_with_control_characters_is_refused(world: World, control: str) -> None:
+    """RFC 6749 appendix A.5: a form would bring another state than was sent, so none is taken, with or without a session.
+
+    The error has the state where an address carries it, and none where a form would change it.
+    """
+    async with world.tab() as tab:
+        await tab.log_in(world.asked(), ALICE)
+        for turn in ("live session", "no session"):
+            if turn == "no session":
+                tab.cookies.clear()
+            for mode in ("query", "fragment", "form_post"):
+                came = arrived(await tab.ask(world.asked(state=f"a{control}b", response_mode=mode)))
+                assert came.parameters["error"] == "invalid_request"
+                assert came.parameters.get("state") == (None if mode == "form_post" else f"a{control}b")
+                assert "code" not in came.parameters
+
+
 async def test_very_long_state_is_parked(world: World) -> None:
     """A state that does not fit beside Kanidm's own cookie rides in one of ours, which is gone afterwards; a longer is refused.
 
@@ -79,3 +97,18 @@ async def test_parked_state_of_another_browser(world: World) -> None:
         tab.cookies = {name: value for name, value in tab.cookies.items() if not name.startswith("__Host-kiwi-state-")}
         page = await tab.agree(await tab.sign_in_as(ALICE, page))
         assert is_mistake(page), show(page)
+
+
+async def test_unfinished_logins_do_not_fill_the_browser(world: World) -> None:
+    """However many logins with a long state are begun, the cookies stay few, and the latest login can be finished."""
+    async with world.tab() as tab:
+        for _ in range(30):
+            state = secrets.token_urlsafe(1900)
+            asked = world.asked(state=state)
+            page = await tab.authorize(asked)
+            assert is_login(page), show(page)
+            assert sum(len(name) + len(value) for name, value in tab.cookies.items()) < 20000
+        assert len([name for name in tab.cookies if name.startswith("__Host-kiwi-state-")]) == 3
+        came = arrived(await tab.agree(await tab.sign_in_as(ALICE, page)))
+        assert came.parameters["state"] == state
+        assert (await tab.redeem(asked, came)).status_code == 200
