@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import stat
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum
@@ -20,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 import jwt
 
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.verify import jose
+from kiwi_id.verify.errors import MalformedToken
+from kiwi_id.verify.keys import Key as PublicKey
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -30,6 +34,9 @@ PUBLISH_AHEAD = timedelta(hours=24)
 # Kanidm's refresh tokens live 16 h and slide; our sealed boxes open with the key that was current when they were made. A session
 # that was refreshed at all moved to the new key meanwhile, so this covers every token that can still be good.
 RETIRED_LIFETIME = timedelta(days=7)
+
+# What the clocks of two machines with the same keys may differ by, seconds.
+LEEWAY = 5
 
 _FILE = re.compile(r"(?P<time>\d{8}T\d{6}Z)-(?P<kid>[A-Za-z0-9_-]{43})\.(?P<state>next|retired)\.pem")
 _STAMP = "%Y%m%dT%H%M%SZ"
@@ -71,7 +78,7 @@ class KeySet:
     def __init__(self, current: Key, others: list[Key]) -> None:
         self.current = current
         self.keys = [current, *others]
-        self._public = {key.kid: (key.private.public_key(), key.alg) for key in self.keys}
+        self._public = {key.kid: PublicKey(key.kid, key.alg, key.private.public_key()) for key in self.keys}
         document = {"keys": [key.jwk for key in sorted(self.keys, key=lambda key: key.since, reverse=True)]}
         self.jwks = json.dumps(document, separators=(",", ":")).encode()
         self.etag = '"' + hashlib.sha256(self.jwks).hexdigest()[:32] + '"'
@@ -84,17 +91,28 @@ class KeySet:
     def verify(self, token: str, typ: str, *, issuer: str, expired_ok: bool = False) -> dict[str, Any]:
         """Return the claims of a token of our own; ``typ`` must match exactly. Raises jwt.InvalidTokenError.
 
-        The algorithm is the key's, never the token's (RFC 8725 §3.1); ``aud`` is the caller's to check.
+        The algorithm is the key's, never the token's (RFC 8725 §3.1); ``aud`` is the caller's to check. Read by
+        :mod:`kiwi_id.verify.jose` as in services, which is stricter than PyJWT and takes a quarter of its time.
         """
         try:
-            header = jwt.get_unverified_header(token)
-        except RecursionError:  # brackets by the thousand; not every PyJWT catches it
-            raise jwt.InvalidTokenError("not a token of this issuer") from None
-        public, alg = self._public.get(header.get("kid", ""), (None, ""))
-        if public is None or header.get("typ") != typ or "crit" in header:
-            raise jwt.InvalidTokenError("not a token of this issuer, or not of this type")
-        options: Any = {"verify_aud": False, "verify_exp": not expired_ok, "require": ["iss", "exp", "iat"]}
-        claims: dict[str, Any] = jwt.decode(token, public, algorithms=[alg], issuer=issuer, options=options, leeway=5)
+            signed, _, signature = token.encode("ascii").rpartition(b".")
+            head, body = jose.split(signed)
+            header = jose.header(head)
+            public = self._public.get(header.kid or "")
+            if public is None or header.typ != typ or header.alg != public.alg:
+                raise jwt.InvalidTokenError("not a token of this issuer, or not of this type")
+            digest = hashlib.sha256(signed).digest()
+            if not public.verifies(signed, digest, jose.decode(signature)):
+                raise jwt.InvalidSignatureError("the signature is not by this key")
+            claims = dict(jose.parse(jose.decode(body)))
+        except (MalformedToken, UnicodeEncodeError) as error:
+            raise jwt.DecodeError(str(error)) from None
+        times = [claims.get(name) for name in ("iat", "exp")]
+        if claims.get("iss") != issuer or any(type(at) is not int for at in times):
+            raise jwt.InvalidTokenError("not a token of this issuer, or without its times")
+        now = time.time()
+        if claims["iat"] > now + LEEWAY or (claims["exp"] <= now - LEEWAY and not expired_ok):
+            raise jwt.InvalidTokenError("a token that has expired, or of another day")
         return claims
 
 

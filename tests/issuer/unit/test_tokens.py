@@ -92,6 +92,13 @@ async def test_forgeries_are_not_ours() -> None:
         f"{packed({**ours, 'kid': None})}.{body}.{signature}",
         f"{packed(b'[' * 30000)}.{body}.{signature}",
         f"{head}.{packed({**own, 'sub': 'root'})}.{signature}",
+        # One token has one spelling: no padding, no other alphabet, no bits that nobody reads, no name twice.
+        f"{token}=",
+        f"{token[:-1]}{chr(ord(token[-1]) + 1)}",
+        f"{token}\n",
+        key("es256").sign({**own, "exp": float(own["exp"])}, "at+jwt"),
+        key("es256").sign({**own, "exp": str(own["exp"])}, "at+jwt"),
+        key("es256").sign({**own, "iat": int(time.time()) + 60}, "at+jwt"),
         f"{head}.{body}.{signature[:-4]}",
         f"{head}.{body}.",
         f"{head}.{body}",
