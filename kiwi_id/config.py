@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from kiwi_id import toml, values
-from kiwi_id.config_keys import CLIENT_KEYS, KEYS, LIMIT_KEYS, ClientSettings, Config, Key, Limits
+from kiwi_id.config_keys import CLIENT_KEYS, KEYS, LIMIT_KEYS, PROTECTION_KEYS, ClientSettings, Config, Key, Limits, Protection
 from kiwi_id.errors import ConfigError, ConfigMissing, Problem
 from kiwi_id.values import Refused
 
-__all__ = ["CLIENT_KEYS", "KEYS", "LIMIT_KEYS", "ClientSettings", "Config", "Key", "Limits"]
+__all__ = ["CLIENT_KEYS", "KEYS", "LIMIT_KEYS", "PROTECTION_KEYS", "ClientSettings", "Config", "Key", "Limits", "Protection"]
 
 DEFAULT_PATH = Path("/etc/kiwi/config.toml")
 
@@ -81,9 +81,12 @@ def parse(text: str, file: Path) -> Config:
         return {}
 
     limits_table, clients_table = take(table, "limits", "limits"), take(table, "clients", "clients")
-    known = {**dict.fromkeys([*KEYS, "limits", "clients"], ""), **dict.fromkeys(LIMIT_KEYS, "limits.")}
+    protection_table = take(table, "protection", "protection")
+    known = {**dict.fromkeys([*KEYS, "limits", "protection", "clients"], ""), **dict.fromkeys(LIMIT_KEYS, "limits.")}
+    known |= dict.fromkeys(PROTECTION_KEYS, "protection.")
     found = _check(table, KEYS, "", known, file, lines, problems)
     limits = _check(limits_table, LIMIT_KEYS, "limits.", known, file, lines, problems)
+    protection = _check(protection_table, PROTECTION_KEYS, "protection.", known, file, lines, problems)
     clients: dict[str, ClientSettings] = {}
     for name in list(clients_table):
         prefix = f"clients.{name}."
@@ -96,7 +99,7 @@ def parse(text: str, file: Path) -> Config:
         problems += _contradictions(found, limits, file, lines)
     if problems:
         raise ConfigError(problems)
-    return Config(path=file, limits=Limits(**limits), clients=clients, **found)
+    return Config(path=file, limits=Limits(**limits), protection=Protection(**protection), clients=clients, **found)
 
 
 def _check(
@@ -165,6 +168,9 @@ def _contradictions(found: dict[str, Any], limits: dict[str, Any], file: Path, l
 def changes(old: Config, new: Config) -> tuple[list[str], list[str]]:
     """Return the names of keys that differ, as (those a reload changes, those that need a restart of Kiwi ID)."""
     live = [f"limits.{f.name}" for f in fields(Limits) if getattr(old.limits, f.name) != getattr(new.limits, f.name)]
+    live += [
+        f"protection.{f.name}" for f in fields(Protection) if getattr(old.protection, f.name) != getattr(new.protection, f.name)
+    ]
     live += [f"clients.{name}" for name in sorted({*old.clients, *new.clients}) if old.clients.get(name) != new.clients.get(name)]
     fixed: list[str] = []
     for name, key in KEYS.items():

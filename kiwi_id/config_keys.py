@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kiwi_id import uris, values
-from kiwi_id.values import Address, Network
+from kiwi_id.values import Address, Network, Rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +78,16 @@ LIMIT_KEYS: dict[str, Key] = {
     "gate_requests": Key(partial(values.integer, low=0, high=1 << 20), 1024, True, "requests that may wait so at once"),
 }
 
+_rate = values.optional_rate
+
+PROTECTION_KEYS: dict[str, Key] = {
+    "login_failures_per_address": Key(_rate, "300/1h", True, "wrong logins from one address, whatever the accounts"),
+    "login_failures_per_account": Key(_rate, "48/1d", True, "wrong logins to one account from addresses that are new to it"),
+    "login_failures_per_account_and_address": Key(_rate, "24/8h", True, "wrong logins to one account from one address"),
+    "token_failures_per_address": Key(_rate, "600/1h", True, "refused token requests from one address, whatever the clients"),
+    "token_failures_per_client": Key(_rate, "120/10m", True, "refused token requests of one client from one address"),
+}
+
 
 CLIENT_KEYS: dict[str, Key] = {
     "post_logout_redirect_uris": Key(values.uris, [], True, "where a browser may be sent after a logout"),
@@ -101,6 +111,17 @@ class Limits:
     upstream_connections: int
     gate_timeout: float
     gate_requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Protection:
+    """The ``[protection]`` table; None: no limit. See ``PROTECTION_KEYS`` for each."""
+
+    login_failures_per_address: Rate | None
+    login_failures_per_account: Rate | None
+    login_failures_per_account_and_address: Rate | None
+    token_failures_per_address: Rate | None
+    token_failures_per_client: Rate | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +168,7 @@ class Config:
     restart_limit: int
     allow_untested: bool
     limits: Limits
+    protection: Protection
     clients: Mapping[str, ClientSettings]
 
     @property

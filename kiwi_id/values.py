@@ -44,6 +44,14 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """``count`` at once, and as many again in each ``period`` (seconds)."""
+
+    count: int
+    period: float
+
+
 def shown(value: object) -> str:
     """Return ``value`` with its TOML type, shortened to fit a line, for the *found* part of an error."""
     names = {bool: "boolean", int: "integer", float: "float", str: "string", list: "array", dict: "table"}
@@ -81,6 +89,20 @@ def duration(value: Any, *, low: float = 0.0, high: float = 86400.0 * 3650) -> f
 def optional_duration(value: Any, *, low: float) -> float | None:
     """Like :func:`duration`; the empty string means *none*. Raises Refused."""
     return None if value == "" else duration(value, low=low)
+
+
+def optional_rate(value: Any) -> Rate | None:
+    """Parse ``"24/8h"``: 24 at once, and 24 more in each eight hours; the empty string means *no limit*. Raises Refused."""
+    if value == "":
+        return None
+    allowed = 'a number and a time, from 1 to 1000000 in 1s to 30d, such as "24/8h", or "" for no limit'
+    number, slash, time = value.partition("/") if isinstance(value, str) else ("", "", "")
+    if not (slash and re.fullmatch(r"[0-9]{1,7}", number) and 1 <= int(number) <= 1_000_000):
+        raise Refused(shown(value), allowed)
+    try:
+        return Rate(int(number), duration(time, low=1.0, high=30 * 86400.0))
+    except Refused:
+        raise Refused(shown(value), allowed) from None
 
 
 def _plain(seconds: float) -> str:

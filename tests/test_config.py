@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kiwi_id import config
-from kiwi_id.config import CLIENT_KEYS, KEYS, LIMIT_KEYS, Config
+from kiwi_id.config import CLIENT_KEYS, KEYS, LIMIT_KEYS, PROTECTION_KEYS, Config
 from kiwi_id.errors import ConfigError, Exit, Problem
 
 ROOT = Path(__file__).parent.parent
@@ -173,8 +173,9 @@ def test_changes_are_sorted_into_live_and_restart() -> None:
 
 def test_every_row_becomes_a_field() -> None:
     """KEYS and the dataclass cannot drift apart."""
-    assert {*KEYS, "path", "limits", "clients"} == set(Config.__dataclass_fields__)
+    assert {*KEYS, "path", "limits", "protection", "clients"} == set(Config.__dataclass_fields__)
     assert set(LIMIT_KEYS) == set(config.Limits.__dataclass_fields__)
+    assert set(PROTECTION_KEYS) == set(config.Protection.__dataclass_fields__)
     assert set(CLIENT_KEYS) == set(config.ClientSettings.__dataclass_fields__)
 
 
@@ -183,7 +184,7 @@ def test_the_documentation_has_a_row_for_every_key() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| `(.*?)` \| (live|restart) \| (.*?) \|$", text, re.MULTILINE)
     expected = []
-    for name, key in [*KEYS.items(), *LIMIT_KEYS.items(), *CLIENT_KEYS.items()]:
+    for name, key in [*KEYS.items(), *LIMIT_KEYS.items(), *PROTECTION_KEYS.items(), *CLIENT_KEYS.items()]:
         default = {"": '""', True: "true", False: "false"}.get(key.default) if not isinstance(key.default, list) else "[]"
         if default is None:
             default = f'"{key.default}"' if isinstance(key.default, str) else str(key.default)

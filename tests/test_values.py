@@ -134,6 +134,22 @@ def test_sizes_refused(value: Any) -> None:
         values.size(value)
 
 
+def test_rates() -> None:
+    """A rate is a number and a duration; the empty string is no limit."""
+    assert values.optional_rate("24/8h") == values.Rate(24, 28800.0)
+    assert values.optional_rate("1000000/1m30s") == values.Rate(1_000_000, 90.0)
+    assert values.optional_rate("") is None
+
+
+@pytest.mark.parametrize(
+    "value", ["24", "24/", "/8h", "0/8h", "1000001/1s", "24/8", "24/500ms", "24/31d", "-1/1s", "2 / 1s", "٥/1s", 24]
+)
+def test_rates_refused(value: Any) -> None:
+    """What is refused is told together with what is allowed."""
+    with pytest.raises(Refused, match="24/8h"):
+        values.optional_rate(value)
+
+
 def test_networks() -> None:
     """Addresses and networks; a network with bits beyond its prefix is a mistake, told with the item."""
     assert values.networks(["10.10.20.1", "fd00:20::/64"]) == (
@@ -173,7 +189,7 @@ def test_what_was_found_is_shown_as_toml_spells_it(value: Any, text: str) -> Non
 def test_no_parser_crashes(value: Any) -> None:
     """Whatever TOML can hold, a parser returns or raises Refused, and an error is one line without control characters."""
     parsers: list[Callable[[Any], object]] = [values.duration, values.size, values.address, values.https_address]
-    parsers += [values.networks, values.path, values.optional_path, values.boolean, values.one_of("a", "b")]
+    parsers += [values.networks, values.optional_rate, values.path, values.optional_path, values.boolean, values.one_of("a", "b")]
     found = []
     for parser in parsers:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kiwi_id.config import KEYS, LIMIT_KEYS, Key
+from kiwi_id.config import KEYS, LIMIT_KEYS, PROTECTION_KEYS, Key
 
 WIDTH = 100
 
@@ -30,7 +30,9 @@ def config_toml(settings: Mapping[str, Any]) -> str:
     top = "\n".join(_setting(name, key, settings) for name, key in KEYS.items())
     limits = "\n".join(_setting(name, key, {}) for name, key in LIMIT_KEYS.items())
     table = "# What one client, or all together, can make us hold. Remove the '# ' before [limits] too.\n# [limits]\n"
-    return f"{head}\n{top}\n{table}\n{limits}"
+    protection = "\n".join(_setting(name, key, {}) for name, key in PROTECTION_KEYS.items())
+    guard = "# How many wrong logins and token requests are let through. Remove the '# ' before [protection] too.\n# [protection]\n"
+    return f"{head}\n{top}\n{table}\n{limits}\n{guard}\n{protection}"
 
 
 def _setting(name: str, key: Key, settings: Mapping[str, Any]) -> str:
