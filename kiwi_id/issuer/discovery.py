@@ -32,7 +32,7 @@ def document(ctx: Context) -> dict[str, Any]:
         "scopes_supported": ["openid", "profile", "email", "groups"],
         "claims_supported": [
             *("iss", "sub", "aud", "azp", "exp", "iat", "auth_time", "nonce", "at_hash", "sid"),
-            *("name", "preferred_username", "email", "email_verified", "groups"),
+            *("name", "preferred_username", "email", "email_verified", "groups", "updated_at"),
         ],
         "claim_types_supported": ["normal"],
         "prompt_values_supported": ["none", "login", "consent", "select_account"],

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -27,38 +27,50 @@ class UsedCode:
 
 
 @dataclass
+class Exchange:
+    """A code that is being exchanged, or was; once ``done`` is set, ``used`` is there unless it failed."""
+
+    until: float
+    done: trio.Event = field(default_factory=trio.Event)
+    used: UsedCode | None = None
+
+
+@dataclass
 class Refresh:
-    """A refresh that is being answered, or was a moment ago; ``answer`` is there once ``done`` is set."""
+    """A refresh that is being answered, or was a moment ago; once ``done`` is set, ``answer`` is there unless it failed.
+
+    ``inner`` is Kanidm's access token in the answer, by which it can be asked whether the session still lives.
+    """
 
     until: float
     done: trio.Event = field(default_factory=trio.Event)
     answer: dict[str, Any] | None = field(default=None, repr=False)
+    inner: str = field(default="", repr=False)
+
+
+_Record = TypeVar("_Record", Exchange, Refresh)
 
 
 class Memory:
     """Both memories; keys are digests, so that no token is kept as such."""
 
     def __init__(self) -> None:
-        self._codes: OrderedDict[bytes, UsedCode | None] = OrderedDict()
+        self._codes: OrderedDict[bytes, Exchange] = OrderedDict()
         self._refreshes: OrderedDict[bytes, Refresh] = OrderedDict()
-        self._expiry: OrderedDict[bytes, float] = OrderedDict()
 
-    def claim_code(self, code: str, *, lifetime: float) -> tuple[bool, UsedCode | None]:
-        """Take a code for oneself; return whether it was free, and else what it gave (None: its exchange is not over)."""
+    def join_code(self, code: str, *, lifetime: float) -> tuple[bool, Exchange]:
+        """Return whether this is the first to send ``code`` within ``lifetime`` seconds, and the record that all share."""
         self._forget()
         key = _digest(code)
-        if key in self._expiry:
-            return False, self._codes.get(key)
-        self._expiry[key] = time.monotonic() + lifetime
-        return True, None
-
-    def code_gave(self, code: str, used: UsedCode) -> None:
-        """Note what a code gave."""
-        self._codes[_digest(code)] = used
+        present = self._codes.get(key)
+        if present is not None:
+            return False, present
+        record = self._codes[key] = Exchange(time.monotonic() + lifetime)
+        return True, record
 
     def free_code(self, code: str) -> None:
         """Give a code back: its exchange failed in a way that did not use it up."""
-        self._expiry.pop(_digest(code), None)
+        self._codes.pop(_digest(code), None)
 
     def join_refresh(self, token: str, credentials: str, *, window: float) -> tuple[bool, Refresh]:
         """Return whether this is the first to send ``token`` within ``window`` seconds, and the record that all share.
@@ -79,14 +91,16 @@ class Memory:
 
     def _forget(self) -> None:
         now = time.monotonic()
-        while self._expiry and (len(self._expiry) > _MOST or next(iter(self._expiry.values())) < now):
-            key, _ = self._expiry.popitem(last=False)
-            self._codes.pop(key, None)
-        while self._refreshes:
-            key, record = next(iter(self._refreshes.items()))
-            if record.until >= now and len(self._refreshes) <= _MOST:
-                break
-            del self._refreshes[key]
+        _forget(self._codes, now)
+        _forget(self._refreshes, now)
+
+
+def _forget(records: OrderedDict[bytes, _Record], now: float) -> None:
+    while records:
+        key, record = next(iter(records.items()))
+        if record.until >= now and len(records) <= _MOST:
+            return
+        del records[key]
 
 
 def _digest(text: str) -> bytes:

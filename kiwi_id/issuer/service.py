@@ -62,7 +62,7 @@ class Service:
     def passes_by(self, request: Request) -> bool:
         """Tell whether a request at one of our paths is meant for Kanidm and must be passed on as it came."""
         if request.path == "/oauth2/token":
-            return request.method not in ("POST", "OPTIONS") or (request.method == "POST" and token.is_native(request))
+            return request.method == "POST" and token.is_native(request)
         if request.path in ("/oauth2/token/introspect", "/oauth2/token/revoke"):
             return not self._carries_ours(request)
         return False

@@ -46,12 +46,13 @@ class AccessToken:
 
 @dataclass(frozen=True)
 class RefreshToken:
-    """One of our refresh tokens, opened."""
+    """One of our refresh tokens, opened; ``issued`` is the Unix second in which Kanidm made what it carries."""
 
     client_id: str
     inner: str = field(repr=False)
     access: str = field(repr=False)
     login: Login
+    issued: int
 
 
 def issue(ctx: Context, client_id: str, answer: dict[str, Any], login: Login, *, refreshed: bool = False) -> dict[str, Any]:
@@ -66,6 +67,8 @@ def issue(ctx: Context, client_id: str, answer: dict[str, Any], login: Login, *,
     subject = inner_access.get("sub") or inner_id.get("sub") or client_id
     claims = user_claims(ctx, inner_id)
     scope = answer.get("scope") or inner_access.get("scope") or ""
+    # RFC 6749 §3.3: a scope has one token or more, so that of a client without any is left out.
+    scoped = {"scope": scope} if scope else {}
     common: dict[str, Any] = {"iss": ctx.issuer, "sub": subject, "aud": client_id, "iat": now}
     if login.auth_time:
         common["auth_time"] = login.auth_time
@@ -78,20 +81,23 @@ def issue(ctx: Context, client_id: str, answer: dict[str, Any], login: Login, *,
             "exp": now + lifetime,
             "jti": secrets.token_urlsafe(16),
             "client_id": client_id,
-            "scope": scope,
+            **scoped,
             # Kanidm checks its own signature only, so its token rides along, sealed, for userinfo, introspection, revocation.
             "kiwi": ctx.tokens.seal({"t": answer["access_token"]}, lifetime=lifetime + 60),
         },
         ACCESS_TYPE,
     )
-    response: dict[str, Any] = {"access_token": access, "token_type": "Bearer", "expires_in": lifetime, "scope": scope}
+    response: dict[str, Any] = {"access_token": access, "token_type": "Bearer", "expires_in": lifetime, **scoped}
     if answer.get("refresh_token"):
         box = {"c": client_id, "r": answer["refresh_token"], "t": answer["access_token"], "a": login.auth_time, "s": login.sid}
+        box["i"] = int(inner_access.get("iat") or now)
         response["refresh_token"] = PREFIX + ctx.refreshes.seal(box, lifetime=REFRESH_LIFETIME)
     if inner_id:
         id_token = {**claims, **common, "azp": client_id, "exp": now + lifetime, "at_hash": _at_hash(ctx, access)}
-        if inner_id.get("nonce") and not refreshed:  # OIDC Core §12.2: an ID token of a refresh should have none
-            id_token["nonce"] = inner_id["nonce"]
+        # Of Kanidm's access token, which has no claim maps in it: one may be called nonce, too. OIDC Core §12.2: an ID token of a
+        # refresh should have none.
+        if inner_access.get("nonce") and not refreshed:
+            id_token["nonce"] = inner_access["nonce"]
         response["id_token"] = ctx.keys.current.sign(id_token, ID_TYPE)
     return response
 
@@ -110,7 +116,7 @@ def open_refresh(ctx: Context, token: str) -> RefreshToken:
     if not token.startswith(PREFIX):
         raise NotOurs
     box = ctx.refreshes.open(token[len(PREFIX) :])
-    return RefreshToken(box["c"], box["r"], box["t"], Login(box["a"], box["s"]))
+    return RefreshToken(box["c"], box["r"], box["t"], Login(box["a"], box["s"]), box.get("i", 0))
 
 
 def _at_hash(ctx: Context, access: str) -> str:

@@ -29,6 +29,9 @@ async def test_userinfo(world: World) -> None:
             await tab.http.get("/oauth2/userinfo", headers={"authorization": f"bearer {access}"}),
             await tab.http.post("/oauth2/userinfo", headers=bearer),
             await tab.http.post("/oauth2/userinfo", data={"access_token": access}),
+            # The header counts whatever the body is (RFC 6750 §2.1).
+            await tab.http.post("/oauth2/userinfo", headers=bearer, json={"claims": ["email"]}),
+            await tab.http.post("/oauth2/userinfo", headers=bearer, content=b"\xff"),
         ]
         for answer in answers:
             assert answer.status_code == 200, answer.text
@@ -54,6 +57,7 @@ async def test_userinfo_refused(world: World) -> None:
             await tab.http.get("/oauth2/userinfo", params={"access_token": access}),
             await tab.http.get("/oauth2/userinfo", headers=basic("kiwi-demo", "x")),
             await tab.http.post("/oauth2/userinfo"),
+            await tab.http.post("/oauth2/userinfo", json={"access_token": access}),
         ):
             assert bare.status_code == 401
             assert bare.headers["www-authenticate"] == 'Bearer realm="Kiwi ID"'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from urllib.parse import quote
 
+import httpx
 import jwt
 import pytest
 import trio
@@ -160,19 +161,41 @@ async def test_a_code_works_once(world: World) -> None:
 
 
 async def test_a_code_sent_twice_at_once(world: World) -> None:
-    """Of ten exchanges of one code at the same moment at most one gets tokens."""
+    """Of ten exchanges of one code at the same moment one gets tokens, and they are as dead as after any other replay."""
     async with world.tab() as tab:
         asked = world.asked()
         came = await tab.log_in(asked, ALICE)
-        statuses: list[int] = []
+        answers: list[httpx.Response] = []
 
         async def redeem() -> None:
-            statuses.append((await tab.redeem(asked, came)).status_code)
+            answers.append(await tab.redeem(asked, came))
 
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(redeem)
-        assert sorted(statuses) == [200] + [400] * 9
+        assert sorted(answer.status_code for answer in answers) == [200] + [400] * 9
+        (won,) = [answer.json() for answer in answers if answer.status_code == 200]
+        await tab.assert_dead(world.demo, won)
+
+
+async def test_a_wrong_secret_at_the_same_moment(world: World) -> None:
+    """Whoever tries a code with a wrong secret while its client exchanges it is refused, and the client gets what is its own."""
+    async with world.tab() as tab:
+        asked = world.asked()
+        came = await tab.log_in(asked, ALICE)
+        stranger = Asked(Client("kiwi-demo", "wrong-secret", asked.client.redirect_uri), verifier=asked.verifier)
+        answers: dict[str, list[httpx.Response]] = {"stranger": [], "client": []}
+
+        async def redeem(who: str) -> None:
+            answers[who].append(await tab.redeem(stranger if who == "stranger" else asked, came))
+
+        async with trio.open_nursery() as nursery:
+            for who in ("stranger", "stranger", "client", "stranger", "stranger"):
+                nursery.start_soon(redeem, who)
+        (got,) = answers["client"]
+        assert got.status_code == 200, got.text
+        assert all(refused(answer, "invalid_client", 401) for answer in answers["stranger"])
+        await tab.assert_alive(world.demo, got.json())
 
 
 async def test_a_code_is_bound(world: World) -> None:
@@ -239,6 +262,15 @@ async def test_client_credentials(world: World) -> None:
         assert await tab.introspect(world.demo, got["access_token"]) == {"active": False}
 
 
+async def test_a_scope_of_nothing_is_left_out(world: World) -> None:
+    """A scope has one token or more (RFC 6749 §3.3): for a client without any there is none, in answer, token, introspection."""
+    async with world.tab() as tab:
+        got = (await tab.post("/oauth2/token", {"grant_type": "client_credentials"}, world.demo)).json()
+        for told in (got, world.verified(got["access_token"]), await tab.introspect(world.demo, got["access_token"])):
+            assert told.get("scope") != ""
+            assert "scope" not in told
+
+
 async def test_client_credentials_refused(world: World) -> None:
     """Not for a public client, not with a wrong secret, not for scopes that the client does not have, not in capitals."""
     async with world.tab() as tab:
@@ -250,3 +282,76 @@ async def test_client_credentials_refused(world: World) -> None:
         assert refused(await tab.post("/oauth2/token", form, headers=headers), "invalid_client", 401)
         headers = basic(quote("kiwi-demo/../x", safe=""), "y")
         assert refused(await tab.post("/oauth2/token", form, headers=headers), "invalid_client", 401)
+
+
+# -- what is refused in the words of RFC 6749 -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH"])
+async def test_other_methods(world: World, method: str) -> None:
+    """405, with the methods that there are, in JSON (RFC 9110 §15.5.6, RFC 6749 §3.2)."""
+    async with world.tab() as tab:
+        answer = await tab.http.request(method, "/oauth2/token")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
+        assert answer.json()["error"] == "invalid_request"
+        assert answer.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("kind", ["application/json", "text/plain", "multipart/form-data; boundary=x", None])
+async def test_other_content_types(world: World, kind: str | None) -> None:
+    """A body that is no form is an invalid_request in JSON, whatever is in it."""
+    body = b'{"grant_type":"authorization_code","code":"gAAAAABm"}'
+    async with world.tab() as tab:
+        headers = {} if kind is None else {"content-type": kind}
+        assert refused(await tab.http.post("/oauth2/token", content=body, headers=headers), "invalid_request")
+
+
+async def test_tokens_that_are_no_refresh_tokens(world: World) -> None:
+    """Our own access and ID token, and what only looks like one of Kanidm's, are an invalid_grant, as a code, too."""
+    async with world.tab() as tab:
+        tokens = await tab.tokens(world.asked(), ALICE)
+        for sent in (tokens["access_token"], tokens["id_token"], "eyJ", "eyJhbGciOiJkaXIifQ.e30.x", "gAAAA", "gAAAA" + "x" * 40):
+            assert refused(await tab.refresh(world.demo, sent), "invalid_grant")
+            form = {"grant_type": "authorization_code", "code": sent, "redirect_uri": world.demo.redirect_uri}
+            assert refused(await tab.post("/oauth2/token", form, world.demo), "invalid_grant")
+        await tab.assert_alive(world.demo, tokens)
+
+
+async def test_who_one_is_comes_before_what_one_has(world: World) -> None:
+    """A confidential client without its secret, or with a wrong one, is told so, whatever it carries (RFC 6749 §3.2.1, §5.2)."""
+    async with world.tab() as tab:
+        for carried in ({"code": "eyJhbGciOiJkaXIifQ.e30.x"}, {"code": "junk"}, {"code": "kiwi-AAAA"}, {"code": "gAAAA"}):
+            form = {"grant_type": "authorization_code", "redirect_uri": world.demo.redirect_uri, **carried}
+            assert refused(await tab.post("/oauth2/token", {**form, "client_id": "kiwi-demo"}), "invalid_client", 401)
+            assert refused(await tab.post("/oauth2/token", form, headers=basic("kiwi-demo", "wrong")), "invalid_client", 401)
+            assert refused(await tab.post("/oauth2/token", form, headers=basic("nobody", "wrong")), "invalid_client", 401)
+            assert refused(await tab.post("/oauth2/token", {**form, "client_id": world.public.client_id}), "invalid_grant")
+
+
+async def test_a_public_client_has_no_secret(world: World) -> None:
+    """One that is sent all the same is a wrong one, at every endpoint and for every grant; an empty one is none."""
+    name = world.public.client_id
+    async with world.tab() as tab:
+        asked = world.asked(world.public)
+        came = await tab.log_in(asked, ALICE)
+        code = {
+            "grant_type": "authorization_code",
+            "code": came.parameters["code"],
+            "redirect_uri": world.public.redirect_uri,
+            "code_verifier": asked.verifier,
+        }
+
+        async def check(path: str, form: dict[str, str]) -> None:
+            assert refused(await tab.post(path, form, headers=basic(name, "guessed")), "invalid_client", 401)
+            wrong = {**form, "client_id": name, "client_secret": "guessed"}
+            assert refused(await tab.post(path, wrong), "invalid_client", 401)
+
+        await check("/oauth2/token", code)
+        answer = await tab.post("/oauth2/token", code, headers=basic(name, ""))
+        assert answer.status_code == 200, answer.text
+        tokens = answer.json()
+        await check("/oauth2/token", {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]})
+        await check("/oauth2/token", {"grant_type": "client_credentials"})
+        await check("/oauth2/introspect", {"token": tokens["access_token"]})
+        await check("/oauth2/revoke", {"token": tokens["access_token"]})
+        await tab.assert_alive(world.public, tokens)

@@ -15,7 +15,7 @@ import pytest
 from kiwi_id.instance import layout
 from kiwi_id.instance.keys import Kind
 from tests.issuer.flows.tab import Tab
-from tests.issuer.flows.world import ALICE, World
+from tests.issuer.flows.world import ALICE, PROTOCOL_CLAIMS, World
 
 
 def header(token: str) -> dict[str, Any]:
@@ -118,6 +118,23 @@ async def test_claim_map_is_kept(world: World) -> None:
         claims = world.verified(tokens["id_token"], audience="flow-other")
         assert sorted(claims["role"]) == ["reader", "writer"]
         assert sorted((await tab.userinfo(tokens["access_token"])).json()["role"]) == ["reader", "writer"]
+
+
+async def test_a_claim_map_takes_no_claim_of_ours(world: World) -> None:
+    """One that is called ``sub`` or ``exp`` or like another claim of the protocol changes none of them, in whatever is told."""
+    async with world.tab() as tab:
+        asked = world.asked(world.mapped)
+        tokens = await tab.tokens(asked, ALICE)
+        plain = world.verified((await tab.more_tokens(world.asked()))["id_token"])
+        claims = world.verified(tokens["id_token"], audience="flow-mapped")
+        access = world.verified(tokens["access_token"], audience="flow-mapped")
+        userinfo = (await tab.userinfo(tokens["access_token"])).json()
+        introspected = await tab.introspect(world.mapped, tokens["access_token"])
+        for told in (claims, access, userinfo, introspected):
+            assert told["sub"] == plain["sub"]
+            assert not [name for name in PROTOCOL_CLAIMS if told.get(name) in ("mapped", ["mapped"])]
+        assert (claims["nonce"], claims["sid"]) == (asked.nonce, plain["sid"])
+        assert set(userinfo) & set(PROTOCOL_CLAIMS) == {"sub"}
 
 
 async def test_groups_by_name(world: World) -> None:

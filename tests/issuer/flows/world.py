@@ -33,6 +33,9 @@ AFTER_LOGOUT = "https://app.localhost/signed-out"
 WITH_QUERY = "https://other.localhost/cb?tenant=7&name=a%20b&next=%2Fhome%3Fx%3D1"
 APP_URI = "com.example.flow://callback"
 
+# What flow-mapped has claim maps for: an administrator may call one anything.
+PROTOCOL_CLAIMS = ("sub", "iss", "aud", "azp", "exp", "iat", "nonce", "sid", "auth_time", "at_hash", "jti", "scope", "client_id")
+
 _WORD = re.compile(r"[A-Za-z0-9_.~%+/=-]{12,}")
 
 # A child that does nothing: this Kiwi ID serves over the kanidmd of another one.
@@ -79,18 +82,26 @@ class World:
             await rest.login("idm_admin", self.admin_password)
             await rest.create_person(CAROL.name, "Carol Cold", mail=["carol@example.com"])
             await rest.set_password(CAROL.name, CAROL.password)
-            for name, uri in (("flow-other", WITH_QUERY), ("flow-strict", "https://strict.localhost/cb")):
+            uris = {
+                "flow-other": WITH_QUERY,
+                "flow-strict": "https://strict.localhost/cb",
+                "flow-mapped": "https://mapped.localhost/cb",
+            }
+            for name, uri in uris.items():
                 await rest.create_client(name, f"The {name} client", uri)
                 await rest.patch_client(name, {"oauth2_allow_insecure_client_disable_pkce": ["true"]})
                 await rest.set_scopes(name, "kiwi_users", demo.SCOPES)
             await rest.call("POST", "/v1/oauth2/flow-other/_claimmap/role/kiwi_users", ["reader", "writer"])
+            for claim in PROTOCOL_CLAIMS:
+                await rest.call("POST", f"/v1/oauth2/flow-mapped/_claimmap/{claim}/kiwi_users", ["mapped"])
             await rest.create_client("flow-app", "The app", APP_URI, public=True)
             await rest.set_scopes("flow-app", "kiwi_users", demo.SCOPES)
-            secrets = {name: await rest.client_secret(name) for name in ("flow-other", "flow-strict")}
+            secrets = {name: await rest.client_secret(name) for name in uris}
         self.demo = Client("kiwi-demo", self.instance.secret(), demo.REDIRECT_URI)
         self.public = Client("kiwi-demo-public", None, "http://localhost:3000/any?x=1")
         self.other = Client("flow-other", secrets["flow-other"], WITH_QUERY)
         self.strict = Client("flow-strict", secrets["flow-strict"], "https://strict.localhost/cb")
+        self.mapped = Client("flow-mapped", secrets["flow-mapped"], "https://mapped.localhost/cb")
         self.app = Client("flow-app", None, APP_URI)
         self.note(self.instance.secret(), self.admin_password, *secrets.values())
 

@@ -68,6 +68,12 @@ class FakeKanidm:
         self.codes: dict[str, dict[str, str]] = {}
         self.access: dict[str, tuple[str, str]] = {}  # token: (client, family)
         self.refresh: dict[str, tuple[str, str, str]] = {}  # token: (client, family, bearer)
+        # The real one tells a used refresh token by the second in which it was made; this one at once, unless told to be as real.
+        self.notices_at_once = True
+        self.used: set[str] = set()
+        self.seconds_of: dict[str, int] = {}  # refresh token: second in which it was made
+        self.refreshed: dict[str, int] = {}  # family: second of its last tokens
+        self.bearers: dict[str, str] = {}  # family: the session behind it
         self.dead: set[str] = set()
         self.calls: list[tuple[str, str]] = []
         self._count = 0
@@ -75,6 +81,9 @@ class FakeKanidm:
     def _new(self, kind: str) -> str:
         self._count += 1
         return f"{kind}-{self._count:06d}"
+
+    def _is_over(self, family: str) -> bool:
+        return family in self.dead or self.bearers[family] in self.ended
 
     def log_in(self, uuid: str = ALICE, *, issued_at: float | None = None) -> str:
         """Return the ``bearer`` cookie of a new session."""
@@ -120,7 +129,7 @@ class FakeKanidm:
             return Answer(404)
         if what == "userinfo":
             token = self.access.get(bearer)
-            if token is None or token[0] != name or token[1] in self.dead:
+            if token is None or token[0] != name or self._is_over(token[1]):
                 return Answer(400, [], b'{"error":"invalid_token"}')
             return _json(self._user(name))
         return _json({"issuer": f"https://id.example/oauth2/openid/{name}", "scopes_supported": SCOPES})
@@ -186,9 +195,14 @@ class FakeKanidm:
         if grant == "client_credentials":
             return _json({"access_token": self._new("gAAAAopaque"), "expires_in": 900, "token_type": "Bearer", "scope": "openid"})
         if grant == "refresh_token":
-            held = self.refresh.pop(form["refresh_token"], None)
-            if held is None or held[0] != name or held[1] in self.dead:
+            held = self.refresh.get(form["refresh_token"])
+            if held is None or held[0] != name or self._is_over(held[1]):
                 return Answer(400, [], b'{"error":"invalid_request"}')
+            made, last = self.seconds_of[form["refresh_token"]], self.refreshed[held[1]]
+            if made < last or (self.notices_at_once and form["refresh_token"] in self.used):
+                self.dead.add(held[1])  # an old one, so it was stolen
+                return Answer(400, [], b'{"error":"invalid_request"}')
+            self.used.add(form["refresh_token"])
             return self._issue(name, held[2], held[1], "")
         asked = self.codes.get(form["code"])
         digest = hashlib.sha256(form["code_verifier"].encode()).digest()
@@ -201,10 +215,14 @@ class FakeKanidm:
 
     def _issue(self, name: str, bearer: str, family: str, nonce: str) -> Answer:
         subject = self.sessions[bearer]["uuid"]
-        access = jws({"sub": subject, "client_id": name, "jti": self._new("jti"), "scope": " ".join(SCOPES)})
+        now = int(time.time())
+        told = {"sub": subject, "client_id": name, "iat": now, "jti": self._new("jti"), "scope": " ".join(SCOPES)}
+        access = jws({**told, "nonce": nonce or None})
         refresh = self._new("refresh")
         self.access[access] = (name, family)
         self.refresh[refresh] = (name, family, bearer)
+        self.seconds_of[refresh] = self.refreshed[family] = now
+        self.bearers[family] = bearer
         identity = {**self._user(name), "sub": subject, **({"nonce": nonce} if nonce else {})}
         return _json(
             {
@@ -222,7 +240,7 @@ class FakeKanidm:
         if name is None:
             return Answer(401)
         token = self.access.get(form["token"])
-        return _json({"active": token is not None and token[0] == name and token[1] not in self.dead})
+        return _json({"active": token is not None and token[0] == name and not self._is_over(token[1])})
 
     def _revoke(self, form: dict[str, str], headers: list[Header]) -> Answer:
         if self._who(form, headers) is None:

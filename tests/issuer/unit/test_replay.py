@@ -18,37 +18,35 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_code_is_free_once(clock: list[float]) -> None:
-    """The second claim says what the first gave, or that it is still being exchanged; after its life it is forgotten."""
+    """The second to send it gets the record of the first; after its life it is forgotten."""
     memory = Memory()
-    assert memory.claim_code("c", lifetime=60) == (True, None)
-    assert memory.claim_code("c", lifetime=60) == (False, None)
-    used = UsedCode("mail", "secret", "inner")
-    memory.code_gave("c", used)
-    assert memory.claim_code("c", lifetime=60) == (False, used)
-    assert "secret" not in repr(used)
-    assert "inner" not in repr(used)
+    first, record = memory.join_code("c", lifetime=60)
+    assert first
+    assert memory.join_code("c", lifetime=60) == (False, record)
+    record.used = UsedCode("mail", "secret", "inner")
+    assert "secret" not in repr(record)
+    assert "inner" not in repr(record)
     clock[0] += 61
-    assert memory.claim_code("c", lifetime=60) == (True, None)
+    assert memory.join_code("c", lifetime=60)[0]
 
 
 def test_a_code_whose_exchange_failed_is_free_again(clock: list[float]) -> None:
     """A wrong secret does not use the code up."""
     memory = Memory()
-    memory.claim_code("c", lifetime=60)
+    memory.join_code("c", lifetime=60)
     memory.free_code("c")
-    assert memory.claim_code("c", lifetime=60) == (True, None)
+    assert memory.join_code("c", lifetime=60)[0]
 
 
-def test_a_freed_and_reclaimed_code_is_forgotten_in_its_own_time(clock: list[float]) -> None:
+def test_codes_are_forgotten_in_their_own_time(clock: list[float]) -> None:
     """Claims of different moments go in their order; what a forgotten code gave goes with it."""
     memory = Memory()
     for at in range(3):
-        memory.claim_code(f"c{at}", lifetime=60)
-        memory.code_gave(f"c{at}", UsedCode("mail", None, "x"))
+        memory.join_code(f"c{at}", lifetime=60)[1].used = UsedCode("mail", None, "x")
         clock[0] += 25
-    assert memory.claim_code("c0", lifetime=60)[0]
-    assert not memory.claim_code("c1", lifetime=60)[0]
-    assert len(memory._codes) == 2
+    assert memory.join_code("c0", lifetime=60)[0]
+    assert not memory.join_code("c1", lifetime=60)[0]
+    assert len(memory._codes) == 3
 
 
 def test_both_memories_are_bounded(clock: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,11 +54,10 @@ def test_both_memories_are_bounded(clock: list[float], monkeypatch: pytest.Monke
     monkeypatch.setattr(replay, "_MOST", 50)
     memory = Memory()
     for number in range(500):
-        memory.claim_code(f"c{number}", lifetime=60)
-        memory.code_gave(f"c{number}", UsedCode("mail", None, "x"))
+        memory.join_code(f"c{number}", lifetime=60)
         memory.join_refresh(f"r{number}", "who", window=10)
-    assert max(len(memory._codes), len(memory._expiry), len(memory._refreshes)) <= 52
-    assert not memory.claim_code("c499", lifetime=60)[0]
+    assert max(len(memory._codes), len(memory._refreshes)) <= 52
+    assert not memory.join_code("c499", lifetime=60)[0]
 
 
 def test_refreshes_are_shared_within_the_window_and_by_the_same_client_only(clock: list[float]) -> None:
@@ -80,9 +77,9 @@ def test_refreshes_are_shared_within_the_window_and_by_the_same_client_only(cloc
 def test_no_token_is_kept_as_such() -> None:
     """Keys are digests; odd text is a key, too."""
     memory = Memory()
-    memory.claim_code("the-code\ud800", lifetime=60)
+    memory.join_code("the-code\ud800", lifetime=60)
     memory.join_refresh("the-token", "the-secret", window=10)
-    kept = repr([*memory._expiry, *memory._refreshes])
+    kept = repr([memory._codes, memory._refreshes])
     assert not any(word in kept for word in ("the-code", "the-token", "the-secret"))
 
 
@@ -92,7 +89,7 @@ async def test_of_many_at_once_one_is_first(autojump_clock: trio.testing.MockClo
     won, answers = [], []
 
     async def race() -> None:
-        won.append(memory.claim_code("c", lifetime=60)[0])
+        won.append(memory.join_code("c", lifetime=60)[0])
         first, record = memory.join_refresh("t", "mail", window=10)
         if first:
             await trio.sleep(1)

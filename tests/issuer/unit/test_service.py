@@ -21,6 +21,8 @@ POSTED = [
     "/oauth2/token/introspect",
     "/oauth2/token/revoke",
 ]
+FERNET = b"gAAAAABm" + b"A" * 120
+JWE = b"eyJhbGciOiJkaXIiLCJlbmMiOiJBMTI4R0NNIn0..AAAA.AAAA.AAAA"
 CORS = [*PUBLIC, *POSTED[1:], "/oauth2/userinfo"]
 
 
@@ -137,16 +139,21 @@ def passes(world: World, method: str, path: str, body: bytes, kind: bytes = b"ap
 @pytest.mark.parametrize(
     ("body", "native"),
     [
-        (b"grant_type=authorization_code&code=gAAAAAbc", True),
-        (b"grant_type=authorization_code&code=eyJabc.x", True),
-        (b"grant_type=refresh_token&refresh_token=gAAAAAbc", True),
+        (b"grant_type=authorization_code&code=" + FERNET, True),
+        (b"grant_type=authorization_code&code=" + JWE, True),
+        (b"grant_type=refresh_token&refresh_token=" + FERNET, True),
+        (b"grant_type=refresh_token&refresh_token=" + JWE, True),
+        (b"grant_type=refresh_token&refresh_token=eyJabc.eyJabc.AAAA", False),
+        (b"grant_type=authorization_code&code=eyJabc.eyJabc.AAAA", False),
+        (b"grant_type=authorization_code&code=eyJabc.x", False),
+        (b"grant_type=authorization_code&code=gAAAAAbc", False),
         (b"grant_type=urn:ietf:params:oauth:grant-type:token-exchange", True),
         (b"grant_type=authorization_code&code=kiwi-abc", False),
         (b"grant_type=authorization_code&code=", False),
-        (b"grant_type=refresh_token&refresh_token=kiwi-x&code=gAAAAAbc", False),
+        (b"grant_type=refresh_token&refresh_token=kiwi-x&code=" + FERNET, False),
         (b"grant_type=client_credentials", False),
-        (b"grant_type=password&code=gAAAAAbc", False),
-        (b"grant_type=authorization_code&code=gAAAA&code=kiwi-", False),
+        (b"grant_type=password&code=" + FERNET, False),
+        (b"grant_type=authorization_code&code=" + FERNET + b"&code=kiwi-", False),
         (b"", False),
         (b"\xff", False),
     ],
@@ -156,13 +163,20 @@ def test_kanidms_own_at_the_token_endpoint(body: bytes, native: bool) -> None:
     assert passes(World(), "POST", "/oauth2/token", body) is native
 
 
-def test_other_methods_and_types_at_the_token_endpoint_are_kanidms() -> None:
-    """As without Kiwi ID; but the preflight is ours."""
+async def test_other_methods_and_types_at_the_token_endpoint_are_refused_in_json() -> None:
+    """RFC 6749 §3.2, §5.2: POST of a form only; a 405 names what is allowed, and everything else is invalid_request."""
     world = World()
-    assert passes(world, "GET", "/oauth2/token", b"")
-    assert passes(world, "POST", "/oauth2/token", b"{}", b"application/json")
-    assert not passes(world, "OPTIONS", "/oauth2/token", b"")
-    assert not passes(world, "POST", "/oauth2/userinfo", b"{}", b"application/json")
+    for method in ("GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"):
+        assert not passes(world, method, "/oauth2/token", b"")
+    for method in ("GET", "PUT"):
+        answer = await world.send(method, "/oauth2/token")
+        assert (answer.status, header(answer, "allow")) == (405, "OPTIONS, POST")
+        assert content(answer)["error"] == "invalid_request"
+    for kind in ("application/json", "text/plain", "multipart/form-data; boundary=x", ""):
+        assert not passes(world, "POST", "/oauth2/token", b"{}", kind.encode())
+        answer = await world.send("POST", "/oauth2/token", {"grant_type": "refresh_token"}, content_type=kind)
+        assert (answer.status, content(answer)["error"]) == (400, "invalid_request")
+        assert "application/x-www-form-urlencoded" in content(answer)["error_description"]
 
 
 async def test_only_our_tokens_are_answered_at_kanidms_introspection_and_revocation() -> None:
