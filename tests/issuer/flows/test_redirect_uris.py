@@ -178,3 +178,12 @@ async def test_new_clients_and_redirect_uris_work_at_once(world: World) -> None:
         assert is_mistake(await tab.ask(asked, redirect_uri="https://late.localhost/other"))
         await rest.add_redirect_uris("flow-late", "https://late.localhost/other")
         assert is_login(await tab.authorize(asked))
+
+
+async def test_a_default_port_is_the_same_address(world: World) -> None:
+    """Kanidm compares what its URL parser makes of an address: the default port may be written out. It leads to the same host."""
+    async with world.tab() as tab:
+        await tab.log_in(world.asked(), ALICE)
+        uri = world.demo.redirect_uri.replace("app.localhost/", "app.localhost:443/")
+        came = arrived(await tab.authorize(world.asked(redirect_uri=uri)))
+        assert (came.uri, "code" in came.parameters) == (uri, True)
