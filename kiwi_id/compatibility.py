@@ -22,7 +22,7 @@ from typing import Any
 from kiwi_id import __version__
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
-from kiwi_id.instance.files import write_atomic
+from kiwi_id.instance.files import read_file, write_atomic
 from kiwi_id.toml import line_numbers
 from kiwi_id.values import shown
 
@@ -215,7 +215,7 @@ def _load_pin(file: Path) -> tuple[str, str] | None:
     """
     fix = "Mend it, or run 'kiwi-id pin' to write it anew."
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_file(file).decode("utf-8")
         table = tomllib.loads(text)
     except FileNotFoundError:
         return None

@@ -17,6 +17,7 @@ from typing import Any
 from kiwi_id import toml, values
 from kiwi_id.config_keys import CLIENT_KEYS, KEYS, LIMIT_KEYS, PROTECTION_KEYS, ClientSettings, Config, Key, Limits, Protection
 from kiwi_id.errors import ConfigError, ConfigMissing, Problem
+from kiwi_id.instance.files import read_file
 from kiwi_id.values import Refused
 
 __all__ = ["CLIENT_KEYS", "KEYS", "LIMIT_KEYS", "PROTECTION_KEYS", "ClientSettings", "Config", "Key", "Limits", "Protection"]
@@ -36,7 +37,7 @@ def load(file: Path) -> Config:
     wrong types and ranges, and settings that contradict each other.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_file(file).decode("utf-8")
     except FileNotFoundError:
         fix = "Run 'kiwi-id init /' to write one, or name another by --config or KIWI_CONFIG."
         raise ConfigMissing([Problem(str(file), "", "no such file", "a readable TOML file", fix)]) from None
@@ -56,7 +57,7 @@ def control_socket_of(file: Path) -> tuple[Path, str]:
         return load(file).control_socket, ""
     except ConfigError:
         try:
-            text = file.read_text(encoding="utf-8", errors="replace")
+            text = read_file(file).decode("utf-8", errors="replace")
         except OSError as error:
             text, why = "", f"{file} cannot be read ({error.strerror})"
         else:

@@ -85,8 +85,9 @@ class Reloader:
         async with self._one_at_a_time:
             self._notifier.reloading()
             try:
-                # In a thread: parsing keys takes a tenth of a second, and logins go on meanwhile.
-                outcome = self._apply(await trio.to_thread.run_sync(self._read, self.current.path))
+                # In a thread: parsing keys takes a tenth of a second, and logins go on meanwhile. It may be left behind: a stop must
+                # not wait for a file on a network that is gone, and reading changes nothing that is in force.
+                outcome = self._apply(await trio.to_thread.run_sync(self._read, self.current.path, abandon_on_cancel=True))
             finally:
                 # Also after a failure: 'systemctl reload' waits for READY and would hang without it.
                 failed = self.last is not None and bool(self.last.problems)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from kiwi_id.config_keys import Config
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.instance.files import read_file
 
 # Each of these is routed to us by its exact path, so that an application keeps whatever else it has below /auth/.
 VERIFY, LOGIN, CALLBACK, LOGOUT = "/auth/verify", "/auth/login", "/auth/callback", "/auth/logout"
@@ -112,7 +113,7 @@ def _read_secret(file: Path) -> str:
         if file.stat().st_mode & 0o007:
             fix = f"chmod 0600 {file}; and give the client a new secret, for this one may be known."
             raise ConfigError([Problem(str(file), "", "a secret that every user can read", "0600 or 0640", fix)])
-        secret = file.read_text(encoding="utf-8").strip()
+        secret = read_file(file).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         found = (error.strerror if isinstance(error, OSError) else None) or "bytes that are not UTF-8"
         fix = "Write it: kanidm system oauth2 show-basic-secret NAME > FILE"

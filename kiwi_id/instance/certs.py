@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kiwi_id.errors import Problem
-from kiwi_id.instance.files import write_atomic
+from kiwi_id.instance.files import read_file, write_atomic
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -125,7 +125,7 @@ def load_chain(chain: Path) -> list[Certificate]:
     """Return the certificates of a PEM file, at least one. Raises OSError and ValueError (with words for a person)."""
     from cryptography import x509  # noqa: PLC0415
 
-    data = chain.read_bytes()
+    data = read_file(chain)
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError:
@@ -140,7 +140,7 @@ def load_private(key: Path, *, prove: bool = True) -> PrivateKeyTypes:
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
 
-    data = key.read_bytes()
+    data = read_file(key)
     try:
         return load_pem_private_key(data, password=None, unsafe_skip_rsa_key_validation=not prove)
     except TypeError:

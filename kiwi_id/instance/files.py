@@ -1,11 +1,49 @@
-"""Writing files so that a crash, a full disk or a reader at the wrong moment never meets half of one."""
+"""Reading and writing the files that a config names: reading never hangs, and writing leaves nobody with half of one."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import tempfile
 from pathlib import Path
+
+# Keys, certificates, secrets and settings are a few kilobytes; a bundle of all authorities of the world has 0.3 MB.
+MOST_READ = 4 << 20
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO (named pipe)",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def read_file(path: Path) -> bytes:
+    """Return what a regular file holds. Raises OSError, also for what is no file or larger than 4 MiB.
+
+    Opening a FIFO waits for a writer, and a device may have no end: in a reload that thread could never be ended. So it is opened
+    without waiting, and looked at before it is read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        _require_regular(os.fstat(descriptor), path)
+        data = file.read(MOST_READ + 1)
+    if len(data) > MOST_READ:
+        raise OSError(errno.EFBIG, f"A file of more than {MOST_READ >> 20} MiB", str(path))
+    return data
+
+
+def require_file(path: Path) -> None:
+    """Raise OSError unless ``path`` is a regular file: for what others open by its name."""
+    _require_regular(path.stat(), path)
+
+
+def _require_regular(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+        raise OSError(errno.EINVAL, f"{kind[0].upper()}{kind[1:]}, not a regular file", str(path))
 
 
 def write_atomic(path: Path, data: bytes, mode: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from kiwi_id.errors import Problem
 from kiwi_id.instance.certs import load_private, public_der
-from kiwi_id.instance.files import write_atomic
+from kiwi_id.instance.files import read_file, write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
@@ -105,7 +105,7 @@ def _load_public(public: Path) -> PublicKeyTypes:
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415
     from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
 
-    data = public.read_bytes()
+    data = read_file(public)
     try:
         return load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):

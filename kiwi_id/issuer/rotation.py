@@ -18,7 +18,7 @@ from typing import Literal, Self
 
 from kiwi_id.config_keys import Config
 from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
-from kiwi_id.instance.files import write_atomic
+from kiwi_id.instance.files import read_file, write_atomic
 from kiwi_id.issuer import keys
 from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, Key, KeySet, KeyState
 
@@ -163,7 +163,7 @@ class Keyring:
         from kiwi_id.instance.certs import load_private  # noqa: PLC0415
         from kiwi_id.instance.keys import private_pem, public_pem  # noqa: PLC0415
 
-        published = self.public.read_bytes()
+        published = read_file(self.public)
         private = load_private(self.private, prove=False)
         mended = published != public_pem(private)
         if mended:

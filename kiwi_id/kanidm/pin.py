@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.instance.files import read_file
 
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 # X509_V_FLAG_NO_CHECK_TIME of OpenSSL (x509_vfy.h), which Python has no name for. The date of a pinned certificate says nothing
@@ -63,7 +64,7 @@ def read_chain(chain: Path) -> list[str]:
     """Return the PEM certificates of ``chain``, leaf first. Raises ConfigError when there is none to read."""
     allowed = "a PEM file with kanidmd's certificate first"
     try:
-        pems = _PEM.findall(chain.read_text(encoding="ascii", errors="replace"))
+        pems = _PEM.findall(read_file(chain).decode("ascii", errors="replace"))
     except OSError as error:
         raise ConfigError([Problem(str(chain), "", error.strerror or str(error), allowed, "")]) from None
     if not pems:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from kiwi_id import toml, values
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.instance.files import read_file
 from kiwi_id.kanidm.reach import is_loopback, reaches, source_of
 from kiwi_id.values import Address, Network, Refused
 
@@ -99,7 +100,7 @@ def _whole(server: ServerToml, problems: list[Problem], config: Config | None) -
 def _read(path: Path) -> tuple[ServerToml, list[Problem]]:
     fix = "Run 'kiwi-id init /' to write one, or set upstream_config in config.toml."
     try:
-        return _Reader(path.read_text(encoding="utf-8"), path).server()
+        return _Reader(read_file(path).decode("utf-8"), path).server()
     except FileNotFoundError:
         raise ConfigError([Problem(str(path), "", "no such file", "Kanidm's server.toml", fix)]) from None
     except (OSError, UnicodeDecodeError) as error:

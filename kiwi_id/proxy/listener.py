@@ -17,6 +17,7 @@ import trio
 
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.instance.files import require_file
 from kiwi_id.logs import Log
 from kiwi_id.proxy.connection import Connection, Settings
 from kiwi_id.proxy.exchange import Handler
@@ -75,6 +76,8 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
     context.set_alpn_protocols(["http/1.1"])
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
     try:
+        for file in (config.tls_cert, config.tls_key):
+            require_file(file)  # OpenSSL would wait for a FIFO's writer
         # The password callback only refuses: without it OpenSSL would ask on the terminal and hang a start.
         context.load_cert_chain(config.tls_cert, config.tls_key, password=lambda: "")
     except (OSError, ssl.SSLError) as error:
