@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
-from kiwi_id.page import document
+from kiwi_id.page import document, security_headers
 
 Header = tuple[bytes, bytes]
 
@@ -173,22 +173,9 @@ def page(
     """
     tail = f"<script>{script}</script>" if script else ""
     allowed = f"'sha256-{script_hash}'" if script else "'none'"
-    policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; form-action {form_action}; "
-        "frame-ancestors 'none'; base-uri 'none'"
-    )
+    own = security_headers(form_action=form_action, script=allowed)
     return Response(
-        status,
-        [
-            (b"content-type", b"text/html; charset=utf-8"),
-            NO_STORE,
-            (b"content-security-policy", policy.encode()),
-            (b"x-content-type-options", b"nosniff"),
-            (b"x-frame-options", b"DENY"),
-            (b"referrer-policy", b"no-referrer"),
-            *headers,
-        ],
-        document(title, content, tail),
+        status, [(b"content-type", b"text/html; charset=utf-8"), *own, *headers], document(title, content, tail)
     )
 
 

@@ -6,15 +6,17 @@ import html
 import json
 from collections.abc import Iterable
 
-from kiwi_id.page import document
+from kiwi_id.page import document, security_headers
 from kiwi_id.proxy.rules import Header, Headers
 
 _TITLES = {
     400: "This request could not be understood",
+    403: "This is not open to you",
     404: "Nothing here",
     408: "This took too long to arrive",
     413: "This is too large",
     417: "This request could not be understood",
+    421: "This is another server",
     431: "This request is too large",
     500: "Something went wrong on our side",
     501: "This is not supported",
@@ -43,11 +45,7 @@ def error(
 
     ``retry_after`` in seconds becomes ``Retry-After`` and, on a page, a refresh by itself.
     """
-    extra: Headers = [
-        (b"cache-control", b"no-store"),
-        (b"x-request-id", request_id),
-        (b"x-content-type-options", b"nosniff"),
-    ]
+    extra: Headers = [(b"x-request-id", request_id)]
     if retry_after is not None:
         extra.append((b"retry-after", str(retry_after).encode()))
     if html_wanted:
@@ -58,8 +56,20 @@ def error(
         number = html.escape(request_id.decode("latin-1"))
         content = f'<p>{html.escape(message)}</p>\n{hint}<p class="note">Request {number}</p>'
         body, kind = document(_TITLES.get(status, "Something went wrong"), content), b"text/html; charset=utf-8"
-        extra.append((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"))
+        extra += security_headers()
     else:
         answer = {"error": {"code": code, "message": message}, "meta": {"request_id": request_id.decode("latin-1")}}
         body, kind = json.dumps(answer).encode() + b"\n", b"application/json"
+        extra += [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
     return [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *extra], body
+
+
+def too_many_connections(code: str) -> bytes:
+    """Return a whole response for a connection that is turned away before its request is read."""
+    answer = {"error": {"code": code, "message": "Too many connections are open. Try again in a moment."}}
+    body = json.dumps(answer).encode() + b"\n"
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"
+        f"content-length: {len(body)}\r\nretry-after: 2\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
