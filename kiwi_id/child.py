@@ -32,6 +32,8 @@ FIRST_BACKOFF = 0.1
 SLOWEST_BACKOFF = 30.0
 # A TERM that reaches kanidmd 1.5.0 within 5 s of a HUP is lost (its HUP arm sleeps, server/daemon/src/main.rs): say it again.
 TERM_AGAIN = 5.0
+# For so long after a HUP it loses a TERM, seconds (see there).
+DEAF_AFTER_HUP = 5.0
 # What a hung child gets to end by itself before it is killed. It has not answered for a whole health_check_timeout.
 HUNG_GRACE = 3.0
 TAIL_LINES = 20
@@ -74,6 +76,8 @@ class Child:
         self._stopping = trio.Event()
         self._short_lives = 0
         self._was_ready = False
+        self._hung_up_at = float("-inf")
+        self.replacing = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep kanidmd alive until ``stop``. Raises ChildUnavailable when that cannot be done; leaves no process behind."""
@@ -85,7 +89,9 @@ class Child:
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 reason, short = await self._live(process)
-                if not self._stopping.is_set():
+                if self.replacing:
+                    self.replacing = False  # asked for: no failure, and nothing to wait for
+                elif not self._stopping.is_set():
                     await self._back_off(reason, short)
         finally:
             if self._process is not None:
@@ -181,7 +187,18 @@ class Child:
         if self._process is None or not self.status.serving:
             return False
         self._signal(signal.SIGHUP)
+        self._hung_up_at = trio.current_time()
         return True
+
+    async def wait_attentive(self) -> None:
+        """Wait while the child would lose a TERM: it then serves on, while a restart in order would keep clients waiting."""
+        await trio.sleep_until(self._hung_up_at + DEAF_AFTER_HUP)
+
+    async def replace(self, *, grace: float) -> None:
+        """End the child, and return when it has ended; the task starts the next at once, and counts no failure."""
+        if self._process is not None:
+            self.replacing = True
+            await self.end(grace=grace)
 
     async def restart(self, reason: str) -> None:
         """End the child, hung or not; the task then restarts it by its policy."""

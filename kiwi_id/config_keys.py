@@ -61,6 +61,9 @@ KEYS: dict[str, Key] = {
     "runtime_dir": Key(values.path, "/run/kiwi", False, "lock file and control socket"),
     "shutdown_timeout": Key(_seconds, "30s", True, "from SIGTERM to the end of everything"),
     "restart_limit": Key(partial(values.integer, low=1, high=1000), 5, True, "short lives of kanidmd in a row until giving up"),
+    "restart_upstream_on_change": Key(
+        values.boolean, False, True, "a reload that finds kanidmd or server.toml changed restarts it"
+    ),
     "allow_untested": Key(values.boolean, False, False, "start a kanidmd version that this release was not tested with"),
 }
 
@@ -166,6 +169,7 @@ class Config:
     runtime_dir: Path
     shutdown_timeout: float
     restart_limit: int
+    restart_upstream_on_change: bool
     allow_untested: bool
     limits: Limits
     protection: Protection

@@ -20,11 +20,20 @@ class Operations:
 
     def handlers(self) -> dict[str, Handler]:
         """Return every command by its name."""
-        return {"reload": self.reload, "request_reload": self.request_reload, "status": self.status}
+        return {
+            "reload": self.reload,
+            "request_reload": self.request_reload,
+            "restart_upstream": self.restart_upstream,
+            "status": self.status,
+        }
 
     async def reload(self) -> dict[str, Any]:
         """Reload, and tell what came of it."""
         return (await self._supervisor.reloader.reload()).as_dict()
+
+    async def restart_upstream(self) -> dict[str, Any]:
+        """Restart kanidmd in order, after the checks and with the effects of a reload."""
+        return (await self._supervisor.reloader.reload(restart=True)).as_dict()
 
     async def request_reload(self) -> dict[str, Any]:
         """Ask for a reload, as SIGHUP does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 import time
@@ -13,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import trio
 
 from kiwi_id import control
-from kiwi_id.compatibility import PinChecker
+from kiwi_id.compatibility import Binary, PinChecker
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, KiwiError, Problem
 from kiwi_id.kanidm import server_toml
@@ -41,6 +42,8 @@ class Plan:
     tls: ssl.SSLContext | None
     sockets: list[socket.socket]
     control: trio.SocketListener
+    started_with: tuple[str, str]
+    """Checksums of the binary and the server.toml with which kanidmd was started last."""
 
     def __init__(self, config: Config, binary: Callable[[], PinChecker]) -> None:
         """``binary`` returns the checked binary or raises ConfigError; it is called once, and may have begun long before."""
@@ -56,6 +59,7 @@ class Plan:
 
         def read_server() -> None:
             self.server = self.read_server(config)
+            self._database = self.server.db_path
             self.pin = UpstreamPin(self.server.tls_chain)
             for warning in server_toml.warnings(self.server, config):
                 log.warn("server.toml: " + warning.key, **warning.as_dict())
@@ -110,6 +114,31 @@ class Plan:
             self.server = server
 
         return apply
+
+    def note_start(self) -> Binary:
+        """Check the binary that is about to be started, and remember with what it is; blocks. Raises ConfigError."""
+        binary = self.binary.verify()
+        self.started_with = (binary.sha256, self._server_checksum())
+        return binary
+
+    def upstream_changed(self) -> bool:
+        """Tell whether the binary or server.toml has changed since kanidmd was started; blocks. Raises ConfigError."""
+        return (self.binary.verify().sha256, self._server_checksum()) != self.started_with
+
+    def _server_checksum(self) -> str:
+        try:
+            return hashlib.sha256(self.config.upstream_config.read_bytes()).hexdigest()
+        except OSError:  # whoever reads it for what it says tells
+            return ""
+
+    def prepare_restart(self, new: Config) -> Callable[[], None]:
+        """Check what another kanidmd would be started with (a reload step). Raises ConfigError: the old one then goes on."""
+        self.binary.verify()
+        server = self.read_server(new)
+        if server.db_path != self._database:
+            fix = "Restart Kiwi ID itself: its lock is beside the database with which it was started."
+            raise ConfigError([Problem(str(server.path), "db_path", str(server.db_path), str(self._database), fix)])
+        return lambda: None
 
     async def keep_fresh(self, config: Callable[[], Config], wait_serving: Waiter, reload: Callable[[], None]) -> None:
         """Renew what grows old, for ever: the loopback certificate that ``kiwi-id init`` made, and the signing key when asked to.

@@ -20,6 +20,7 @@ class ChildState(Enum):
     STARTING = "starting"
     READY = "ready"
     UNHEALTHY = "unhealthy"
+    RESTARTING = "restarting"
     BACKOFF = "backoff"
     STOPPING = "stopping"
     STOPPED = "stopped"
@@ -30,8 +31,10 @@ _S = ChildState
 _ALLOWED: dict[ChildState, frozenset[ChildState]] = {
     _S.STOPPED: frozenset({_S.STARTING, _S.STOPPING, _S.FAILED}),
     _S.STARTING: frozenset({_S.READY, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
-    _S.READY: frozenset({_S.UNHEALTHY, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
-    _S.UNHEALTHY: frozenset({_S.READY, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.READY: frozenset({_S.UNHEALTHY, _S.RESTARTING, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.UNHEALTHY: frozenset({_S.READY, _S.RESTARTING, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
+    # Asked to end by us, and nothing is sent to it any more; READY again when that was taken back.
+    _S.RESTARTING: frozenset({_S.READY, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
     _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPING, _S.FAILED}),
     _S.STOPPING: frozenset({_S.STOPPED}),
     _S.FAILED: frozenset({_S.STOPPING, _S.STOPPED}),
@@ -42,7 +45,7 @@ _OVER = frozenset({_S.STOPPING, _S.FAILED})
 
 
 class ChildStatus:
-    """What is known of the child: ``state``, ``pid``, ``version``, ``restarts``, and when it last became what it is.
+    """What is known of the child: ``state``, ``pid``, ``version``, ``restarts`` (that nobody planned), and when the state began.
 
     ``on_exit`` callbacks run, in the child's task, each time a life of the child ends (the upstream pool empties itself there);
     ``on_change`` callbacks run after each transition (the service manager's status line is set there).

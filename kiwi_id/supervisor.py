@@ -30,7 +30,8 @@ from kiwi_id.logs import Log
 from kiwi_id.operations import Operations
 from kiwi_id.plan import Plan
 from kiwi_id.reaper import Reaper
-from kiwi_id.reloader import Reloader
+from kiwi_id.reloader import Reloader, Upstream
+from kiwi_id.restarter import Restart, Restarter, RestartSettings
 from kiwi_id.siblings import Siblings
 from kiwi_id.signals import Signals
 from kiwi_id.state import ChildStatus
@@ -65,11 +66,12 @@ class Supervisor:
         self.reloader = Reloader(
             plan.config,
             prepare=[front.prepare_tls, front.prepare_issuer, plan.prepare_pin, front.prepare_limits, _prepare_logs],
-            hang_up=self._hang_up,
+            upstream=Upstream(self._hang_up, plan.prepare_restart, plan.upstream_changed, self._restart),
             notifier=notifier,
             summary=self.summary,
         )
         self.child: Child
+        self.restarter: Restarter
 
     @property
     def config(self) -> Config:
@@ -93,6 +95,7 @@ class Supervisor:
         await start(self._siblings.run, "signals", self.signals.run)
         try:
             self.child = self._make_child(await lock.acquire(self.plan.server.db_path))
+            self.restarter = self._make_restarter()
             self.plan.listen_control()
             await start(self._siblings.run, "child", self._run_child)
             await start(self._siblings.run, "listener", self.listener.run)
@@ -113,7 +116,7 @@ class Supervisor:
     def _make_child(self, lock_descriptor: int) -> Child:
         async def argv() -> list[str]:
             # In a thread, because a changed binary is hashed; and before each start, because it may have been swapped.
-            binary = await trio.to_thread.run_sync(self.plan.binary.verify)
+            binary = await trio.to_thread.run_sync(self.plan.note_start)
             self.status.version, self.status.tested = binary.version, binary.tested
             if not binary.tested:
                 log.warn("this kanidmd was not tested with this Kiwi ID", upstream_version=binary.version)
@@ -128,6 +131,15 @@ class Supervisor:
             environ=os.environ,
             keep_fds=(lock_descriptor,),
         )
+
+    def _make_restarter(self) -> Restarter:
+        def settings() -> RestartSettings:
+            # Whoever waits at the gate waits for the drain too, and must not be turned away because of it.
+            drain = min(self.config.shutdown_timeout * DRAIN_SHARE, self.config.limits.gate_timeout / 2)
+            return RestartSettings(drain, self.config.health_check_timeout)
+
+        front = self.front
+        return Restarter(child=self.child, status=self.status, hold=front.gate.hold, pool=front.pool, settings=settings)
 
     async def _run_child(self, *, task_status: trio.TaskStatus[None]) -> None:
         try:
@@ -240,6 +252,9 @@ class Supervisor:
 
     def _hang_up(self) -> bool:
         return self.child.hang_up()
+
+    async def _restart(self, reason: str) -> Restart:
+        return await self.restarter.restart(reason)
 
     def summary(self) -> str:
         """Return the line that ``systemctl status`` shows."""

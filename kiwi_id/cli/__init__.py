@@ -22,6 +22,7 @@ COMMANDS = {
     "keys": "list, generate, rotate and retire signing keys",
     "token": "check or look at an access token; get one of a demo user",
     "reload": "ask a running Kiwi ID to reload its configuration",
+    "restart-upstream": "restart kanidmd without losing a request, and wait until the next one serves",
     "status": "show what a running Kiwi ID is doing",
     "health": "probe a running Kiwi ID; for container health checks",
 }
@@ -63,7 +64,7 @@ def _main(arguments: list[str]) -> int:
     for name, help_text in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
         if name == wanted:
-            module = import_module(f"kiwi_id.cli.{name}")
+            module = import_module(f"kiwi_id.cli.{name.replace('-', '_')}")
             module.add_arguments(command)
     args = parser.parse_args(arguments)
     if module is None:  # argparse has refused every other command

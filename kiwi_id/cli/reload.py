@@ -17,12 +17,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_option(parser)
     parser.add_argument("--wait", action="store_true", help="wait for the reload, tell what it did or why it failed")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON (implies --wait)")
-    parser.add_argument("--timeout", type=float, default=30.0, metavar="SECONDS", help="how long to wait (default: 30)")
+    parser.add_argument("--timeout", type=float, default=120.0, metavar="SECONDS", help="how long to wait (default: 120)")
     parser.add_argument("--socket", metavar="PATH", help="control socket (default: the one in runtime_dir)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Ask for a reload; return 0 when it worked (or was asked for), 78 when the files were refused."""
+    """Ask for a reload; return 0 when it worked (or was asked for), 78 when the files were refused.
+
+    69 when a kanidmd that had to be restarted did not come back in time.
+    """
     path, word = (Path(args.socket), "") if args.socket else config.control_socket_of(config.config_path(args.config))
     if not (args.wait or args.json):
         # Not a HUP to the process whose id status tells: inside a container that is 1, and outside 1 is somebody else.
@@ -31,15 +34,19 @@ def run(args: argparse.Namespace) -> int:
     outcome = control.call(path, "reload", timeout=args.timeout, word=word)
     if args.json:
         sys.stdout.write(json.dumps(outcome) + "\n")
-    elif outcome["ok"]:
+    elif not outcome["problems"]:
         changed = ", ".join(outcome["changed"]) or "nothing of config.toml"
         sys.stdout.write(f"Reloaded. Changed: {changed}.\n")
         if outcome["needs_restart"]:
             sys.stdout.write(f"These need a restart of Kiwi ID to change: {', '.join(outcome['needs_restart'])}.\n")
-        if not outcome["child_reloaded"]:
+        if restart := outcome["restart"]:
+            sys.stdout.write(f"kanidmd was restarted: process {restart['pid']}.\n" if restart["ok"] else f"{restart['error']}\n")
+        elif not outcome["child_reloaded"]:
             sys.stdout.write("kanidmd was not ready and was not told; it reads its files when it starts.\n")
     else:
         sys.stderr.write("Not reloaded; the last good configuration is in force. To mend:\n")
         for problem in outcome["problems"]:
             sys.stderr.write(f"  {Problem(**problem)}\n")
-    return Exit.OK if outcome["ok"] else Exit.CONFIG
+    if outcome["problems"]:
+        return Exit.CONFIG
+    return Exit.OK if outcome["ok"] else Exit.UNAVAILABLE

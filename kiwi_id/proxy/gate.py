@@ -8,6 +8,7 @@ import trio
 
 from kiwi_id.proxy.connection import Settings
 from kiwi_id.proxy.exchange import Exchange, TooSlow
+from kiwi_id.proxy.hold import Hold
 from kiwi_id.state import ChildStatus
 
 # What a client is told to wait before it tries again, seconds: a restart of kanidmd takes less than one.
@@ -23,11 +24,12 @@ class Gate:
 
     def __init__(self, status: ChildStatus, settings: Callable[[], Settings]) -> None:
         self._status, self._settings = status, settings
+        self.hold = Hold()
         self.waiting = 0
 
     async def wait_open(self, exchange: Exchange) -> None:
         """Return as soon as the child serves. Raises Shut, or ClientGone when the client leaves meanwhile."""
-        if self._status.serving:
+        if self._status.serving and self.hold.passes(exchange):
             return
         limits = self._settings().limits
         if self.waiting >= limits.gate_requests:
@@ -35,7 +37,7 @@ class Gate:
         self.waiting += 1
         began = trio.current_time()
         try:
-            if await exchange.attended(self._status.wait_serving, limits.gate_timeout):
+            if await exchange.attended(lambda: self.hold.wait_serving(self._status), limits.gate_timeout):
                 return
         except TooSlow:
             pass

@@ -75,3 +75,15 @@ def test_usage_errors_end_with_64() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 64
     assert "unrecognized arguments: --wiat" in done.stderr
+
+
+def test_a_restart_of_kanidmd_is_told(kiwi: Kiwi) -> None:
+    """With restart_upstream_on_change the word is that kanidmd was restarted; 69 when the next one is not ready in time."""
+    kiwi.set(restart_upstream_on_change="=true", health_check_timeout="1s")
+    kiwi.behave({}, {}, {"never_ready": True}, {})
+    kiwi.start_ready()
+    for code, said in ((0, "kanidmd was restarted: process "), (69, "kanidmd was not ready within 1 s")):
+        with kiwi.places.upstream_config.open("a") as file:
+            file.write("# changed\n")
+        done = kiwi.cli("reload", "--wait")
+        assert (done.returncode, said in done.stdout) == (code, True), done

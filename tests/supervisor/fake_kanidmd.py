@@ -7,7 +7,7 @@ list of one behaviour a life, the last of which repeats; what happens is appende
 ``never_ready``: do not listen; ``hang``: accept and never answer; ``ready_after``: seconds until it listens; ``early_hup``: take
 a HUP before readiness instead of dying of it; ``ignore_term``; ``lose_terms``: so many TERMs have no effect; ``grandchild``:
 ``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe; ``orphans``: so many (hundreds) when ready.
-``GET /slow?s=N`` answers after N seconds, ``/headers`` with the request's head, everything else at once.
+``/slow?s=N`` is answered after N seconds, ``/headers`` with the request's head, everything else at once.
 """
 
 import json
@@ -113,6 +113,9 @@ class Fake:
             client, _ = listener.accept()
             threading.Thread(target=self.answer, args=(context, client), daemon=True).start()
 
+    def gone(self) -> bytes:
+        raise OSError("the client has gone in the middle of a body")
+
     def answer(self, context: ssl.SSLContext, client: socket.socket) -> None:
         if self.does.get("hang"):
             time.sleep(3600)
@@ -128,6 +131,12 @@ class Fake:
                         buffered += part
                     head, _, buffered = buffered.partition(b"\r\n\r\n")
                     target = head.split(b" ")[1].decode()
+                    length = int(re.findall(rb"(?i)\r\ncontent-length: *(\d+)", head + b"\r\ncontent-length: 0")[0])
+                    while len(buffered) < length:
+                        buffered += stream.recv(65536) or self.gone()
+                    content, buffered = buffered[:length], buffered[length:]
+                    if head.startswith(b"POST"):
+                        self.event("post", content=content.decode())
                     if target.startswith("/slow"):
                         self.event("request", target=target)
                         time.sleep(float(target.partition("s=")[2]))
