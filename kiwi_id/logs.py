@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.log_sinks import FileSink, Sink, StreamSink, open_file
 
 TRACE = 5
 LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG, "trace": TRACE}
@@ -164,31 +165,35 @@ def _short(value: object) -> str:
     return f'"{text}"' if " " in text else text
 
 
-class _Quiet(logging.StreamHandler[Any]):
-    def handleError(self, record: logging.LogRecord) -> None:
-        """Drop the record: a full disk or a closed pipe must not end logins, and there is nowhere left to say so."""
+class _Output(logging.Handler):
+    """One output. What goes wrong with it ends no login; see :mod:`kiwi_id.log_sinks`."""
+
+    def __init__(self, sink: Sink, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.sink = sink
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self.sink.write(self.format(record) + "\n")
 
     def write_all(self, text: str) -> None:
         """Write several lines at once: one system call for what kanidmd printed at once."""
-        with suppress(OSError, ValueError):  # as above
-            self.acquire()
-            try:
-                self.stream.write(text)
-                self.flush()
-            finally:
-                self.release()
+        self.acquire()
+        try:
+            self.sink.write(text)
+        finally:
+            self.release()
+
+    def close(self) -> None:
+        """Close the output."""
+        self.sink.close()
+        super().close()
 
 
-class _QuietFile(_Quiet, logging.FileHandler):
-    """The same for the log file."""
-
-
-def _file_handler(file: Path) -> logging.Handler:
-    # 0640 and not the umask's choice: request logs hold user names and addresses.
-    file.touch(mode=0o640, exist_ok=True)
-    handler = _QuietFile(file, encoding="utf-8")
-    handler.setFormatter(JsonFormatter())
-    return handler
+def _tell(message: str, fields: dict[str, object]) -> None:
+    """Log, at whatever level is set, what became of log lines."""
+    _emit("logs", [(logging.WARNING if "lines" in fields else logging.ERROR, message)], fields)
 
 
 def relay(component: str, lines: list[tuple[int, str]]) -> None:
@@ -209,7 +214,7 @@ def _emit(component: str, messages: list[tuple[int, str]], fields: dict[str, Any
     """
     made = ""
     for handler in (*_OURS.handlers, *_ROOT.handlers):
-        if isinstance(handler, _Quiet) and isinstance(handler.formatter, JsonFormatter):
+        if isinstance(handler, _Output) and isinstance(handler.formatter, JsonFormatter):
             made = made or handler.formatter.lines(component, messages, fields)
             handler.write_all(made)
         else:  # a terminal, or a test's own
@@ -220,40 +225,52 @@ def _emit(component: str, messages: list[tuple[int, str]], fields: dict[str, Any
 
 
 def check_file(file: Path | None) -> None:
-    """Check that ``file`` can be written to, creating it when missing. Raises ConfigError."""
-    if file is None:
+    """Check that ``file``, when it is another than the one in use, can be written to, creating it when missing. Raises ConfigError.
+
+    The one in use is not held against a reload: its disk may be full, and what is to be reloaded may be a certificate.
+    """
+    if file is None or any(isinstance(handler, _Output) and handler.sink.name == str(file) for handler in _ROOT.handlers):
         return
     try:
-        _file_handler(file).close()
+        os.close(open_file(file))
     except OSError as error:
         fix = "Create the directory and let this user write to it, or leave log_file empty."
         problem = Problem(str(file), "log_file", error.strerror or str(error), "a file that can be written to", fix)
         raise ConfigError([problem]) from None
 
 
+def _file_output(file: Path, old: list[logging.Handler]) -> logging.Handler:
+    """Return the output to a file that has just been opened; when it cannot be, the one to the same file that is open already."""
+    sink = FileSink(file, _tell)
+    if not sink.is_open:
+        for handler in old:
+            found = handler.sink if isinstance(handler, _Output) else None
+            if isinstance(found, FileSink) and found.is_open and found.name == sink.name:
+                _tell("the log file cannot be opened anew; the open one goes on", {"to": sink.name, "reason": sink.reason})
+                return handler
+    return _Output(sink, JsonFormatter())
+
+
 def configure(level: str, style: str = "auto", file: Path | None = None) -> None:
     """Set up (or, on a reload, replace) all log output; ``file`` is opened anew each time, so that it can be rotated.
 
-    ``style``: ``json``, ``console``, or ``auto`` (console on a terminal). Raises OSError when ``file`` cannot be opened; the
-    previous output then stays as it was.
+    ``style``: ``json``, ``console``, or ``auto`` (console on a terminal). When ``file`` cannot be opened, that is logged, and it is
+    tried again later: logins go on without it.
     """
     logging.addLevelName(TRACE, "TRACE")
     # Where in the source a record was made, and by which thread or task, stands in none of our lines and costs more than they do.
     logging._srcfile = None  # documented: "Optimization" in the HOWTO of logging
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handlers: list[logging.Handler] = []
-    if file is not None:
-        handlers.append(_file_handler(file))
-    stream = _Quiet(sys.stderr)
     terminal = sys.stderr.isatty()
     console = style == "console" or (style == "auto" and terminal)
-    stream.setFormatter(ConsoleFormatter(colour=terminal) if console else JsonFormatter())
-    handlers.append(stream)
-    root = logging.getLogger()
-    old = root.handlers[:]
-    root.handlers[:] = handlers
+    formatter = ConsoleFormatter(colour=terminal) if console else JsonFormatter()
+    old = _ROOT.handlers[:]
+    handlers: list[logging.Handler] = [_file_output(file, old)] if file is not None else []
+    handlers.append(_Output(StreamSink(sys.stderr, _tell), formatter))
+    _ROOT.handlers[:] = handlers
     for handler in old:
-        handler.close()
+        if handler not in handlers:
+            handler.close()
     # Libraries at warning and above only: their debug output quotes headers, that is, cookies and tokens.
-    root.setLevel(logging.WARNING)
-    logging.getLogger("kiwi_id").setLevel(LEVELS[level])
+    _ROOT.setLevel(logging.WARNING)
+    _OURS.setLevel(LEVELS[level])

@@ -31,7 +31,6 @@ def run(args: argparse.Namespace) -> int:
     from kiwi_id import config, logs  # noqa: PLC0415
 
     settings = config.load(config.config_path(args.config))
-    logs.check_file(settings.log_file)
     logs.configure(settings.log_level, settings.log_format, settings.log_file)
     log = logs.Log("supervisor")
     binary = _check_binary(settings, args.allow_untested)

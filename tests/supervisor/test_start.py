@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -85,12 +83,11 @@ def test_everything_that_is_wrong_is_told_at_once(kiwi: Kiwi) -> None:
     ("settings", "said"),
     [
         ({"listen_addr": "192.0.2.1:8443"}, "This machine has no such address yet"),
-        ({"log_file": "/proc/nowhere/kiwi.log"}, "/proc/nowhere/kiwi.log: log_file: found No such file"),
         ({"runtime_dir": "/proc/nowhere"}, "runtime_dir"),
         ({"log_level": "loud"}, '"error", "warn", "info", "debug", "trace"'),
         ({"tls_cert": "/nowhere/c.pem", "tls_key": "/nowhere/k.pem"}, "/nowhere/c.pem: tls_cert: found files that cannot be used"),
     ],
-    ids=["address", "log-file", "runtime-dir", "log-level", "tls"],
+    ids=["address", "runtime-dir", "log-level", "tls"],
 )
 def test_a_bad_setting_ends_with_78_and_says_which(kiwi: Kiwi, settings: dict[str, str], said: str) -> None:
     """A setting that cannot work ends the start with 78, the key's name and what to do, and leaves no process."""
@@ -109,21 +106,6 @@ def test_a_missing_config_is_told(kiwi: Kiwi) -> None:
     assert kiwi.wait() == 66
     assert f"{kiwi.config}: found no such file" in kiwi.text()
     assert "kiwi-id init" in kiwi.text()
-
-
-def test_a_log_directory_that_may_not_be_written_is_told(kiwi: Kiwi) -> None:
-    """With a log directory that forbids writing: 78 and the file's name, not a traceback."""
-    logs = kiwi.directory / "logs"
-    logs.mkdir(mode=0o500)
-    kiwi.set(log_file=str(logs / "kiwi.log"))
-    before: list[str] = []
-    if os.getuid() == 0:  # root may write everywhere, unless it gives that right up
-        if not shutil.which("setpriv"):
-            pytest.skip("running as root, and no setpriv to give up root's right to write everywhere")
-        before = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-    kiwi.start(before=before)
-    assert kiwi.wait() == 78
-    assert f"{logs}/kiwi.log: log_file: found Permission denied" in kiwi.text()
 
 
 def test_a_swapped_binary_is_refused(kiwi: Kiwi) -> None:
