@@ -79,6 +79,7 @@ LIMIT_KEYS: dict[str, Key] = {
     "upstream_connections": Key(partial(values.integer, low=1, high=65536), 256, True, "connections to kanidmd at once"),
     "gate_timeout": Key(_seconds, "20s", True, "a request waits so long while kanidmd is not ready, then 503"),
     "gate_requests": Key(partial(values.integer, low=0, high=1 << 20), 1024, True, "requests that may wait so at once"),
+    "gate_bytes": Key(partial(values.size, low=65536), "64MiB", True, "what those may hold together: heads, begun bodies"),
 }
 
 _rate = values.optional_rate
@@ -114,6 +115,7 @@ class Limits:
     upstream_connections: int
     gate_timeout: float
     gate_requests: int
+    gate_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class Front:
             groups_claim=config.groups_claim,
             keys=keyring.load(),
             clients=config.clients,
-            kanidm=OAuth2(Caller(self.pool, self._status, self._current)),
+            kanidm=OAuth2(Caller(self.pool, self.gate, self._current)),
         )
 
     def prepare_issuer(self, new: Config) -> Callable[[], None]:

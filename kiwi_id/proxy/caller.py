@@ -8,16 +8,23 @@ from dataclasses import dataclass
 import trio
 
 from kiwi_id.proxy.connection import Settings
+from kiwi_id.proxy.gate import Gate, Shut
 from kiwi_id.proxy.pool import Pool, UpstreamLost
 from kiwi_id.proxy.rules import Header, Headers
-from kiwi_id.state import ChildStatus
 
 # Nothing that Kanidm answers to the issuer comes near this; what does is not an answer to it.
 MOST = 1 << 20
 
 
 class Unavailable(Exception):
-    """kanidmd did not answer: it is not ready, or the connection failed and asking again would not be safe."""
+    """kanidmd did not answer: it is not ready, or the connection failed and asking again would not be safe.
+
+    ``uncertain``: the request may have had its effect. Whoever asked us must hear another word then than "try again".
+    """
+
+    def __init__(self, message: str, *, uncertain: bool = False) -> None:
+        super().__init__(message)
+        self.uncertain = uncertain
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Answer:
 class Caller:
     """Asks kanidmd on behalf of the issuer."""
 
-    def __init__(self, pool: Pool, status: ChildStatus, settings: Callable[[], Settings]) -> None:
-        self._pool, self._status, self._settings = pool, status, settings
+    def __init__(self, pool: Pool, gate: Gate, settings: Callable[[], Settings]) -> None:
+        self._pool, self._gate, self._settings = pool, gate, settings
 
     async def __call__(self, method: str, target: str, headers: list[Header], body: bytes = b"") -> Answer:
         """Send one request and return the answer. Raises Unavailable.
@@ -53,19 +60,18 @@ class Caller:
         ]
         repeats = 0
         while True:
-            with trio.move_on_after(limits.gate_timeout):
-                await self._status.wait_serving()
-            if not self._status.serving:
-                raise Unavailable("kanidmd is not ready")
             try:
+                await self._gate.wait_inner(len(target) + len(body) + sum(len(name) + len(value) for name, value in headers))
                 with trio.fail_after(limits.upstream_timeout):
                     return await self._once(method, target, sent, body, fresh=repeats > 0)
+            except Shut:
+                raise Unavailable("kanidmd is not ready") from None
             except trio.TooSlowError:
-                raise Unavailable("kanidmd does not answer in time") from None
+                raise Unavailable("kanidmd does not answer in time", uncertain=method != "GET") from None
             except UpstreamLost as lost:
                 repeats += 1
                 if repeats > 3 or (lost.sent and not (method == "GET" and repeats == 1)):
-                    raise Unavailable(str(lost)) from None
+                    raise Unavailable(str(lost), uncertain=lost.sent and method != "GET") from None
                 await trio.sleep(0.02 * repeats)
 
     async def _once(self, method: str, target: str, headers: Headers, body: bytes, *, fresh: bool) -> Answer:

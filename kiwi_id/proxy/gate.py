@@ -1,14 +1,16 @@
-"""The gate: while kanidmd is not ready, requests wait here, a bounded number for a bounded time, and are then served."""
+"""The gate: while kanidmd is not ready, requests wait here, a bounded number and size for a bounded time, and are then served."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
 from kiwi_id.proxy.connection import Settings
 from kiwi_id.proxy.exchange import Exchange, TooSlow
 from kiwi_id.proxy.hold import Hold
+from kiwi_id.proxy.stream import READ_SIZE
 from kiwi_id.state import ChildStatus
 
 # What a client is told to wait before it tries again, seconds: a restart of kanidmd takes less than one.
@@ -20,28 +22,58 @@ class Shut(Exception):
 
 
 class Gate:
-    """Opens when the child serves. ``waiting`` is the number of requests that wait now."""
+    """Opens when the child serves. ``waiting`` is the number of requests that wait now, ``held`` what they hold in bytes."""
 
     def __init__(self, status: ChildStatus, settings: Callable[[], Settings]) -> None:
         self._status, self._settings = status, settings
         self.hold = Hold()
         self.waiting = 0
+        self.held = 0
 
     async def wait_open(self, exchange: Exchange) -> None:
         """Return as soon as the child serves. Raises Shut, or ClientGone when the client leaves meanwhile."""
         if self._status.serving and self.hold.passes(exchange):
             return
-        limits = self._settings().limits
-        if self.waiting >= limits.gate_requests:
-            raise Shut
-        self.waiting += 1
         began = trio.current_time()
         try:
-            if await exchange.attended(lambda: self.hold.wait_serving(self._status), limits.gate_timeout):
-                return
+            with self._place(_size(exchange)):
+                if await exchange.attended(lambda: self.hold.wait_serving(self._status), self._settings().limits.gate_timeout):
+                    return
         except TooSlow:
             pass
         finally:
-            self.waiting -= 1
             exchange.notes["waited_ms"] = round((trio.current_time() - began) * 1000)
         raise Shut
+
+    async def wait_inner(self, size: int) -> None:
+        """The same for a request of our own that holds ``size`` bytes: it takes a place like any other. Raises Shut."""
+        if self._status.serving:
+            return
+        with self._place(size), trio.move_on_after(self._settings().limits.gate_timeout):
+            if await self._status.wait_serving():
+                return
+        raise Shut
+
+    @contextmanager
+    def _place(self, size: int) -> Iterator[None]:
+        """Take a place, with so many bytes, for the time of the block. Raises Shut when there is none."""
+        limits = self._settings().limits
+        if self.waiting >= limits.gate_requests or self.held + size > limits.gate_bytes:
+            raise Shut
+        self.waiting += 1
+        self.held += size
+        try:
+            yield
+        finally:
+            self.waiting -= 1
+            self.held -= size
+
+
+def _size(exchange: Exchange) -> int:
+    """Return what a waiting request may hold, in bytes: its head, and as much of its body as is read ahead at most."""
+    size = len(exchange.target) + sum(len(name) + len(value) for name, value in exchange.headers)
+    if exchange.has_body:
+        length = next((value for name, value in exchange.headers if name == b"content-length"), None)
+        ahead = 2 * READ_SIZE  # connection.watch stops behind the first, one read later
+        size += min(int(length), ahead) if length is not None else ahead
+    return size

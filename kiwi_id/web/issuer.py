@@ -98,6 +98,8 @@ async def guarded(request: Request, handle: Callable[[Request], Awaitable[_Answe
         return await handle(request)
     except Unavailable as error:
         log.warn("no answer from kanidmd for the issuer", path=request.path, error=str(error))
+        if error.uncertain:  # 503 would ask for a repetition, and what was sent may have been done
+            return refusal(request, 502, "upstream_failed", "The login service did not answer properly. Please try again.")
         message = "The login service is not available right now. Please try again in a moment."
         return refusal(request, 503, "upstream_unavailable", message, retry_after=RETRY_AFTER)
     except Surprise as error:

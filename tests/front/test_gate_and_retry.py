@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from kiwi_id.proxy import connection, http1
+from kiwi_id.proxy.caller import Answer, Caller, Unavailable
 from kiwi_id.state import ChildState
 from tests.front.conftest import Front, Lines
 from tests.front.upstream import OK, Peer
@@ -93,6 +94,72 @@ async def test_only_so_many_wait(front: Front) -> None:
     await up(front)
     for client in held:
         assert (await client.reply()).status == 200
+
+
+async def test_only_so_many_bytes_wait(front: Front) -> None:
+    """Beyond gate_bytes a request is refused at once, however few wait; room that is given back is taken again."""
+    front.limit(gate_bytes=200_000)
+    await down(front)
+    large = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 150000\r\n\r\n"
+    held = await front.connect()
+    await held.send(large)
+    await waiting(front, 1)
+    assert (await front.ask(large)).status == 503
+    small = await front.connect()
+    await small.send(GET)
+    await waiting(front, 2)
+    await up(front)
+    assert (await small.reply()).status == 200
+    await held.send(b"x" * 150_000)
+    assert (await held.reply()).status == 200
+    assert front.gate.held == 0
+
+
+async def test_the_issuers_own_requests_wait_in_the_same_places(front: Front) -> None:
+    """What the issuer asks kanidmd waits as well, counts as any other, and is refused when there is no place."""
+    front.limit(gate_requests=1)
+    call = Caller(front.pool, front.gate, lambda: front.settings)
+    await down(front)
+    answers: list[Answer] = []
+
+    async def ask() -> None:
+        answers.append(await call("POST", "/oauth2/token", [], b"hello"))
+
+    front.nursery.start_soon(ask)
+    await waiting(front, 1)
+    with pytest.raises(Unavailable) as refused:
+        await call("GET", "/v1/self", [])
+    assert not refused.value.uncertain
+    assert (await front.ask(GET)).status == 503
+    await up(front)
+    while not answers:
+        await trio.testing.wait_all_tasks_blocked(0.005)
+    assert (answers[0].body, front.gate.waiting, front.gate.held) == (b"ok", 0, 0)
+
+
+async def test_the_issuers_own_requests_end_waiting_in_time(front: Front) -> None:
+    """After gate_timeout the issuer is told that kanidmd is not ready."""
+    front.limit(gate_timeout=0.05)
+    await down(front)
+    with pytest.raises(Unavailable, match="not ready"):
+        await Caller(front.pool, front.gate, lambda: front.settings)("GET", "/v1/self", [])
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_the_issuers_own_requests_are_not_sent_twice(front: Front, method: str) -> None:
+    """A GET of the issuer whose connection died is asked once more; a POST is not, and is said to be uncertain."""
+    call = Caller(front.pool, front.gate, lambda: front.settings)
+    stale = Stale(front)
+    front.kanidm.script = stale
+    await call("GET", "/status", [])
+    front.kanidm.script = front.kanidm.keep_answering
+    if method == "GET":
+        assert (await call(method, "/status", [])).status == 200
+    else:
+        with pytest.raises(Unavailable) as lost:
+            await call(method, "/oauth2/token", [], b"hello")
+        assert lost.value.uncertain
+    assert stale.seen == 1
 
 
 @pytest.mark.parametrize("state", [ChildState.STOPPING, ChildState.FAILED])
