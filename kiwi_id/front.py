@@ -148,6 +148,7 @@ class Front:
 
         keyring = Keyring.of(config)
         keyring.finish_interrupted()
+        keyring.tell_strangers()
         return Context(
             issuer=config.issuer or server.origin,
             domain=server.domain,
@@ -157,14 +158,14 @@ class Front:
             kanidm=OAuth2(Caller(self.pool, self.gate, self._current)),
         )
 
-    def prepare_issuer(self, new: Config) -> Callable[[], None]:
+    def prepare_issuer(self, new: Config) -> Callable[[], list[str]]:
         """Make the issuer's context anew (a reload step). Raises ConfigError."""
         context = self._context(new, self._plan.read_server(new))
         forward_auth = self._make_forward_auth(new, context)
 
-        def apply() -> None:
-            self._service.configure(context)
+        def apply() -> list[str]:
             self._forward_auth = forward_auth
+            return self._service.configure(context)
 
         return apply
 

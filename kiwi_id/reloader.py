@@ -6,7 +6,7 @@ them has succeeded are their results applied, and applying cannot fail. A broken
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from kiwi_id.restarter import Restart
 
 log = Log("reloader")
 
-# Reads and checks what one part needs of the new configuration; raises ConfigError, or returns the function that applies it.
-Prepare = Callable[[Config], Callable[[], None]]
+# Reads and checks what one part needs of the new configuration; raises ConfigError, or returns the function that applies it and
+# returns, in words, what that has changed beside keys of config.toml.
+Prepare = Callable[[Config], Callable[[], Sequence[str] | None]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class _Read:
     """What was read and checked, to be applied: ``restart`` is the reason for a restart of kanidmd, or empty."""
 
     config: Config
-    steps: list[Callable[[], None]]
+    steps: list[Callable[[], Sequence[str] | None]]
     restart: str
 
 
@@ -152,7 +153,7 @@ class Reloader:
         changed, _ = config_module.changes(self.current, read.config)
         _, fixed = config_module.changes(self._began, read.config)
         for apply in read.steps:
-            apply()
+            changed += apply() or ()
         self.current = read.config
         if fixed:
             log.warn("these keys differ from those in force, and need a restart of Kiwi ID", keys=fixed)
@@ -163,8 +164,8 @@ class Reloader:
         log.info("reloaded", changed=changed, needs_restart=fixed, **told)
         return self.last
 
-    def _checked(self, new: Config, prepare_steps: list[Prepare]) -> list[Callable[[], None]]:
-        steps: list[Callable[[], None]] = []
+    def _checked(self, new: Config, prepare_steps: list[Prepare]) -> list[Callable[[], Sequence[str] | None]]:
+        steps: list[Callable[[], Sequence[str] | None]] = []
         problems: list[Problem] = []
         for prepare in prepare_steps:
             try:

@@ -56,7 +56,7 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
     findings += _report("server.toml", problems, warned, ok)
     findings += _binary(instance, server, allow_untested)
     private, public = instance.jwt_private_key, instance.jwt_public_key
-    findings += _report("signing keys", _signing_keys(instance), [], f"{private}, {public.name}")
+    findings += _report("signing keys", *_signing_keys(instance), f"{private}, {public.name}")
     if instance.tls_cert and instance.tls_key:
         findings += _tls("listener TLS", instance.tls_cert, instance.tls_key, now, dates=True)
     if server:
@@ -78,14 +78,14 @@ def running(control_socket: Path) -> dict[str, Any] | None:
     return answer if isinstance(answer, dict) and answer.get("ok") is True else None
 
 
-def _signing_keys(instance: Config) -> list[Problem]:
-    from kiwi_id.issuer.keys import load  # noqa: PLC0415 - PyJWT and cryptography
+def _signing_keys(instance: Config) -> tuple[list[Problem], list[Problem]]:
+    from kiwi_id.issuer.keys import load, strangers  # noqa: PLC0415 - PyJWT and cryptography
 
     try:
         load(instance.jwt_private_key, instance.jwt_public_key, instance.keys_dir, prove=True)
+        return [], strangers(instance.keys_dir)
     except ConfigError as error:
-        return error.problems
-    return []
+        return error.problems, []
 
 
 def _forward_auth(instance: Config, server: ServerToml) -> list[Problem]:

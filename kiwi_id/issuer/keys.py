@@ -88,6 +88,13 @@ class KeySet:
         """The algorithms in use, the current key's first."""
         return list(dict.fromkeys(key.alg for key in self.keys))
 
+    def changes_from(self, before: KeySet) -> list[str]:
+        """Return, in words for a person, what is other than in an earlier set: the key that signs, those that are published."""
+        told = [] if self.current.kid == before.current.kid else [f"the signing key, now {self.current.kid}"]
+        old, new = ({key.kid for key in keys} for keys in (before.keys, self.keys))
+        told += [f"a key more, {kid}" for kid in sorted(new - old - {self.current.kid})]
+        return told + [f"a key less, {kid}" for kid in sorted(old - new)]
+
     def verify(self, token: str, typ: str, *, issuer: str, expired_ok: bool = False) -> dict[str, Any]:
         """Return the claims of a token of our own; ``typ`` must match exactly. Raises jwt.InvalidTokenError.
 
@@ -150,15 +157,29 @@ def _each_once(others: list[Key]) -> list[Key]:
     return list(found.values())
 
 
+def strangers(directory: Path) -> list[Problem]:
+    """Return a warning for each file of the key directory that is none of a key by its name, and so is left out.
+
+    Hidden ones are not told: a file of another process that is being written is one.
+    """
+    allowed = "names as 'kiwi-id keys' gives them: <time>-<kid>.next.pem, <time>-<kid>.retired.pem"
+    found = "a name that says no key, so the file is not used"
+    names = [path for path in _listed(directory) if not _FILE.fullmatch(path.name) and not path.name.startswith(".")]
+    return [Problem(str(path), "", found, allowed, "Give it its name back, or move it elsewhere.") for path in names]
+
+
 def _files(directory: Path) -> list[tuple[Path, re.Match[str]]]:
+    return [(path, match) for path in _listed(directory) if (match := _FILE.fullmatch(path.name))]
+
+
+def _listed(directory: Path) -> list[Path]:
     try:
-        names = sorted(directory.iterdir())
+        return sorted(directory.iterdir())
     except FileNotFoundError:
         return []
     except OSError as error:
         found = error.strerror or str(error)
         raise ConfigError([Problem(str(directory), "", found, "a directory that can be read", "")]) from None
-    return [(path, match) for path in names if (match := _FILE.fullmatch(path.name))]
 
 
 def _mtime(path: Path) -> datetime:

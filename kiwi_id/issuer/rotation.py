@@ -21,6 +21,9 @@ from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
 from kiwi_id.instance.files import read_file, write_atomic
 from kiwi_id.issuer import keys
 from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, Key, KeySet, KeyState
+from kiwi_id.logs import Log
+
+log = Log("keys")
 
 Kind = Literal["rs256", "es256", "eddsa"]
 LOCK_SECONDS = 10.0
@@ -93,6 +96,11 @@ class Keyring:
     def load(self) -> KeySet:
         """Read the key set. Raises ConfigError."""
         return keys.load(self.private, self.public, self.directory)
+
+    def tell_strangers(self) -> None:
+        """Log a warning for each file of the directory that is left out for its name. Raises ConfigError."""
+        for problem in keys.strangers(self.directory):
+            log.warn("a file in the keys directory is not used", **problem.as_dict())
 
     def generate(self, now: datetime, kind: Kind | None = None) -> Key:
         """Make the next key (of the current one's kind, unless told) and return it; an existing next key is returned as it is."""

@@ -55,9 +55,11 @@ class Service:
         """The paths that the issuer answers."""
         return list(self._routes)
 
-    def configure(self, ctx: Context) -> None:
-        """Put a context in force for all requests that come from now on."""
+    def configure(self, ctx: Context) -> list[str]:
+        """Put a context in force for all requests that come from now on; return in words what of the keys that has changed."""
+        before: Context = getattr(self, "_ctx", ctx)
         self._ctx, self._published = ctx, discovery.Published(ctx)
+        return ctx.keys.changes_from(before.keys)
 
     def passes_by(self, request: Request) -> bool:
         """Tell whether a request at one of our paths is meant for Kanidm and must be passed on as it came."""

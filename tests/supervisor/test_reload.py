@@ -130,10 +130,19 @@ def test_a_new_loopback_certificate_is_taken_by_kanidmd_and_the_pin(kiwi: Kiwi) 
 
 
 def test_a_new_signing_key_is_taken(kiwi: Kiwi) -> None:
-    """A whole new key pair is accepted by a reload."""
+    """A whole new key pair is accepted by a reload, which says so; a file in the keys directory with another name is told."""
     kiwi.start_ready()
+    assert "Changed: nothing of config.toml." in kiwi.cli("reload", "--wait").stdout
     keys.generate_pair(kiwi.places.jwt_private_key, kiwi.places.jwt_public_key, kind="es256")
-    _reload(kiwi)
+    directory = kiwi.places.jwt_private_key.parent / "jwt-keys"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    stranger = directory / "next.pem"
+    stranger.write_text("a key, perhaps")
+    told = kiwi.cli("reload", "--wait").stdout
+    assert "the signing key, now " in told
+    assert "a key less, " in told
+    assert kiwi.logs(msg="a file in the keys directory is not used")[-1]["where"] == str(stranger)
+    assert "next.pem: found a name that says no key" in " ".join(kiwi.cli("check").stdout.split())
 
 
 def _unknown_key(kiwi: Kiwi) -> str:

@@ -20,7 +20,7 @@ from kiwi_id.instance import keys as pairs
 from kiwi_id.instance.files import write_atomic
 from kiwi_id.issuer import rotation
 from kiwi_id.issuer.box import Sealer
-from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, KeySet, KeyState, file_name, make_key
+from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, KeySet, KeyState, file_name, make_key, strangers
 from kiwi_id.issuer.rotation import Keyring, NoSuchKey, TooEarly, upcoming
 from kiwi_id.verify.keys import thumbprint
 from tests.issuer.unit.issuer import key
@@ -129,6 +129,35 @@ def test_a_life_from_next_to_retired_to_gone(ring: Keyring) -> None:
     assert [one.kid for one in ring.expire(NOW + PUBLISH_AHEAD + RETIRED_LIFETIME + timedelta(seconds=1))] == [old.kid]
     assert list(ring.directory.iterdir()) == []
     assert {path.stat().st_mode & 0o777 for path in (ring.private, ring.directory)} == {0o600, 0o700}
+
+
+def test_what_has_changed_is_told_by_name(ring: Keyring) -> None:
+    """For who reloads: which key signs, which are more, which are less; nothing where nothing has."""
+    first = ring.load()
+    assert ring.load().changes_from(first) == []
+    following = ring.generate(NOW)
+    second = ring.load()
+    assert second.changes_from(first) == [f"a key more, {following.kid}"]
+    ring.rotate(NOW + DAY)
+    third = ring.load()
+    assert third.changes_from(second) == [f"the signing key, now {following.kid}"]
+    ring.retire(first.current.kid, NOW + DAY, force=True)
+    assert ring.load().changes_from(third) == [f"a key less, {first.current.kid}"]
+
+
+def test_files_whose_names_say_no_key_are_told(ring: Keyring) -> None:
+    """They are left out, and said to be; what another process is just writing is none of them."""
+    made = ring.generate(NOW)
+    assert strangers(ring.directory) == []
+    for name in ("next.pem", f"20300101-{made.kid}.next.pem", made.path.name + ".bak", ".hidden"):
+        (ring.directory / name).write_bytes(b"x")
+    assert {Path(problem.where).name for problem in strangers(ring.directory)} == {
+        "next.pem",
+        f"20300101-{made.kid}.next.pem",
+        made.path.name + ".bak",
+    }
+    assert len(ring.load().keys) == 2
+    assert strangers(ring.directory / "none") == []
 
 
 def test_no_rotation_without_a_next_key_unless_forced(ring: Keyring) -> None:
