@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 import trio
 
-from kiwi_id import control
+from kiwi_id import control, inherited
 from kiwi_id.compatibility import Binary, PinChecker
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, KiwiError, Problem
@@ -22,6 +22,7 @@ from kiwi_id.kanidm.pin import UpstreamPin
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.logs import Log
 from kiwi_id.proxy import listener
+from kiwi_id.values import Address
 
 log = Log("supervisor")
 
@@ -49,6 +50,7 @@ class Plan:
         """``binary`` returns the checked binary or raises ConfigError; it is called once, and may have begun long before."""
         self.config = config
         self.sockets = []
+        self.inherited = False
         problems: list[Problem] = []
 
         def attempt(step: Callable[[], None]) -> None:
@@ -81,7 +83,18 @@ class Plan:
             raise ConfigError(problems)
 
     def _bind(self, config: Config) -> list[socket.socket]:
-        """Bind the listener. An address in use is waited for a moment, because a predecessor may just be ending."""
+        """Take the sockets that were handed over, else bind the listener.
+
+        An address in use is waited for a moment, because a predecessor may just be ending.
+        """
+        if sockets := inherited.take():
+            self.inherited = True
+            addresses = [str(Address(*sock.getsockname()[:2])) for sock in sockets]
+            if str(config.listen_addr) not in addresses:
+                log.warn(
+                    "the sockets handed over decide, not listen_addr", listening=addresses, listen_addr=str(config.listen_addr)
+                )
+            return sockets
         ends = time.monotonic() + BIND_PATIENCE
         while True:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -60,6 +61,24 @@ class Signals:
             log.info("stopping", reason=reason)
             self.reason = reason
             self.stop.set()
+
+    async def cancel_at_stop(self, scope: trio.CancelScope) -> None:
+        """Cancel ``scope`` when a stop is asked for."""
+        await self.stop.wait()
+        scope.cancel()
+
+    async def unless_hurried(self, wait: Callable[[], Awaitable[object]], seconds: float) -> None:
+        """Wait for ``wait``, at most so many seconds, and not at all from a second stop signal on."""
+        async with trio.open_nursery() as nursery:
+
+            async def hurry() -> None:
+                await self.hurry.wait()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(hurry)
+            with trio.move_on_after(seconds):
+                await wait()
+            nursery.cancel_scope.cancel()
 
     def _take(self, number: int) -> None:
         if number == RELOAD:

@@ -34,7 +34,7 @@ from kiwi_id.reloader import Reloader, Upstream
 from kiwi_id.restarter import Restart, Restarter, RestartSettings
 from kiwi_id.siblings import Siblings
 from kiwi_id.signals import Signals
-from kiwi_id.state import ChildStatus
+from kiwi_id.state import ChildState, ChildStatus
 
 log = Log("supervisor")
 
@@ -43,6 +43,10 @@ DRAIN_SHARE = 0.5
 SWEEP_SHARE = 0.1
 # After an internal error: for kanidmd and what it has left behind to end, seconds.
 LAST_CHANCE = 10.0
+# How long another's lock on the database is waited for, seconds; a predecessor that hands its sockets over has its whole
+# shutdown_timeout, which is most likely ours, and this besides.
+LOCK_PATIENCE = 2.0
+HANDOVER = 5.0
 # One readiness probe while kanidmd boots, seconds; refused connections fail at once, this bounds one that hangs.
 START_PROBE = 2.0
 
@@ -91,25 +95,46 @@ class Supervisor:
         return Exit.OK
 
     async def _run(self, nursery: trio.Nursery) -> None:
-        start = nursery.start
-        await start(self._siblings.run, "signals", self.signals.run)
+        await nursery.start(self._siblings.run, "signals", self.signals.run)
         try:
-            self.child = self._make_child(await lock.acquire(self.plan.server.db_path))
-            self.restarter = self._make_restarter()
-            self.plan.listen_control()
-            await start(self._siblings.run, "child", self._run_child)
-            await start(self._siblings.run, "listener", self.listener.run)
-            await start(self._siblings.run, "watchdog", self._watch)
-            await start(self._siblings.run, "reloader", self._reload_on_request)
-            await start(self._siblings.run, "control", self._serve_control)
-            nursery.start_soon(self._load_rest)
-            nursery.start_soon(self._announce)
-            nursery.start_soon(notify.keep_alive, self.notifier, self._answers_itself)
-            await self.signals.stop.wait()
+            if self.plan.inherited:
+                # Clients connect already, perhaps while a predecessor still ends: they are accepted and wait at the gate, and what
+                # needs no kanidmd (discovery, keys, probes) is answered.
+                await self._open(nursery)
+            descriptor = await self._take_lock(nursery)
+            if descriptor is not None:
+                await self._start_all(nursery, descriptor)
+                await self.signals.stop.wait()
         except KiwiError as error:
             self.failure = error
         await self._stop()
         nursery.cancel_scope.cancel()
+
+    async def _open(self, nursery: trio.Nursery) -> None:
+        await nursery.start(self._siblings.run, "listener", self.listener.run)
+        nursery.start_soon(self._load_rest)
+
+    async def _take_lock(self, nursery: trio.Nursery) -> int | None:
+        """Take the lock beside the database, from a predecessor that ends; return None when a stop comes first."""
+        patience = self.config.shutdown_timeout + HANDOVER if self.plan.inherited else LOCK_PATIENCE
+        with trio.CancelScope() as waiting:
+            nursery.start_soon(self.signals.cancel_at_stop, waiting)
+            return await lock.acquire(self.plan.server.db_path, patience=patience)
+        return None
+
+    async def _start_all(self, nursery: trio.Nursery, lock_descriptor: int) -> None:
+        start = nursery.start
+        self.child = self._make_child(lock_descriptor)
+        self.restarter = self._make_restarter()
+        self.plan.listen_control()
+        await start(self._siblings.run, "child", self._run_child)
+        if not self.plan.inherited:
+            await self._open(nursery)
+        await start(self._siblings.run, "watchdog", self._watch)
+        await start(self._siblings.run, "reloader", self._reload_on_request)
+        await start(self._siblings.run, "control", self._serve_control)
+        nursery.start_soon(self._announce)
+        nursery.start_soon(notify.keep_alive, self.notifier, self._answers_itself)
 
     # -- the siblings ------------------------------------------------------------------------------------------------------
 
@@ -201,16 +226,18 @@ class Supervisor:
         self.notifier.stopping()
         for name in ("reloader", "watchdog"):
             await self._siblings.end(name)
+        if "child" not in self._siblings and self.status.state is ChildState.STOPPED:
+            self.status.transition(ChildState.STOPPING, "it was not started")  # for those who wait at the gate
         if "listener" in self._siblings:
             self.listener.stop()
-            await self._unless_hurried(lambda: self._siblings.ended("listener"), total * DRAIN_SHARE)
+            await self.signals.unless_hurried(lambda: self._siblings.ended("listener"), total * DRAIN_SHARE)
             if self.listener.connections:
                 log.warn("ending connections that did not drain", connections=len(self.listener.connections))
             await self._siblings.end("listener")
         for sock in self.plan.sockets:
             sock.close()
         if "child" in self._siblings:
-            await self._unless_hurried(self._stop_child(ends), max(ends - trio.current_time(), 0.1))
+            await self.signals.unless_hurried(self._stop_child(ends), max(ends - trio.current_time(), 0.1))
             self.child.kill()
             await self._siblings.end("child")
         await self._end_orphans()
@@ -235,18 +262,6 @@ class Supervisor:
             await self._siblings.ended("child")
 
         return stop
-
-    async def _unless_hurried(self, wait: Callable[[], Awaitable[object]], seconds: float) -> None:
-        async with trio.open_nursery() as nursery:
-
-            async def hurry() -> None:
-                await self.signals.hurry.wait()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(hurry)
-            with trio.move_on_after(seconds):
-                await wait()
-            nursery.cancel_scope.cancel()
 
     # -- what others ask -----------------------------------------------------------------------------------------------------
 

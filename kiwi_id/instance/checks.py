@@ -160,7 +160,7 @@ def _bind_problem(where: str, key: str, address: Address) -> Problem | None:
                 trial.bind(target)
     except OSError as error:
         fixes = {
-            errno.EADDRINUSE: f"Find who has it: ss -ltnp 'sport = :{address.port}'.",
+            errno.EADDRINUSE: f"Find who has it: ss -ltnp 'sport = :{address.port}'. systemd, for kiwi-id.socket: all is well.",
             errno.EADDRNOTAVAIL: "No interface of this machine has the address: add it, or choose another.",
             errno.EACCES: "Ports below 1024 need CAP_NET_BIND_SERVICE.",
         }

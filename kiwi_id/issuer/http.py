@@ -174,9 +174,7 @@ def page(
     tail = f"<script>{script}</script>" if script else ""
     allowed = f"'sha256-{script_hash}'" if script else "'none'"
     own = security_headers(form_action=form_action, script=allowed)
-    return Response(
-        status, [(b"content-type", b"text/html; charset=utf-8"), *own, *headers], document(title, content, tail)
-    )
+    return Response(status, [(b"content-type", b"text/html; charset=utf-8"), *own, *headers], document(title, content, tail))
 
 
 def redirect(location: str, *headers: Header) -> Response:

@@ -31,6 +31,9 @@ access_log = Log("access")
 # same when it has gone for good. It gets this long, in seconds, for its answer to begin; Kanidm needs milliseconds.
 HALF_CLOSE_GRACE = 2.0
 LINGER = 1.0
+# A connection that is new when the drain begins gets so long to bring its first request, seconds: it was accepted, so its client
+# counts on an answer, while whoever keeps an idle one knows that it may be closed at any time (RFC 9112 §9.3.1).
+FRESH_GRACE = 0.5
 # Good enough to choose between two ways of saying no, for a request that may not even be one.
 _WANTS_HTML = re.compile(rb"\r\naccept:[^\r\n]*text/html", re.IGNORECASE)
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
@@ -62,12 +65,17 @@ class Connection:
         self.buffer = bytearray()
         self._handler = handler
         self._idle: trio.CancelScope | None = None
+        self._fresh = True
 
     def drain(self) -> None:
         """End the connection as soon as no request is in progress on it: now, when it is idle."""
         self.draining = True
         if self._idle is not None:
-            self._idle.cancel()
+            self._idle.deadline = min(self._idle.deadline, self._drained_at())
+
+    def _drained_at(self) -> float:
+        """When a connection on which nothing has been asked for since is ended, now that it drains."""
+        return trio.current_time() + FRESH_GRACE if self._fresh else float("-inf")
 
     async def serve(self) -> None:
         """Serve requests until the connection ends. The stream is closed by the caller."""
@@ -76,7 +84,7 @@ class Connection:
             try:
                 first = True
                 while (head := await self._receive_head(first)) is not None:
-                    first = False
+                    first = self._fresh = False
                     exchange = self._exchange(head)
                     await self._handle(exchange)
                     head = None
@@ -92,7 +100,10 @@ class Connection:
         buffer, scanned = self.buffer, 0
         # A new connection that says nothing is a held resource; a kept-alive one is a browser that may come back.
         patience = limits.header_timeout if first or buffer else limits.keep_alive_timeout
-        with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
+        deadline = trio.current_time() + patience
+        if self.draining and not buffer:
+            deadline = min(deadline, self._drained_at())
+        with trio.CancelScope(deadline=deadline) as scope:
             self._idle = scope if not buffer else None
             try:
                 while True:
@@ -112,7 +123,7 @@ class Connection:
                             return head
                         if scanned > limits.max_header_bytes:
                             raise BadRequest(431, "headers_too_large", "Request line and headers are larger than allowed here.")
-                    if self.eof or (self.draining and not buffer):
+                    if self.eof or (self.draining and not buffer and not first):
                         return None
                     data = await self.receive()
                     if not data:

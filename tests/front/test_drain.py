@@ -31,7 +31,7 @@ class Slow:
 
 
 async def test_idle_connections_end_at_once(front: Front) -> None:
-    """New, kept-alive and finished connections are closed when the drain begins, and then the listener has ended."""
+    """New and kept-alive connections on which nobody asks are closed by the drain, and then the listener has ended."""
     fresh, used = await front.connect(), await front.connect()
     assert (await used.ask(GET)).status == 200
     while len(front.listener.connections) < 2:
@@ -42,6 +42,21 @@ async def test_idle_connections_end_at_once(front: Front) -> None:
         client.close()
     with trio.fail_after(5):
         await front.stopped.wait()
+
+
+async def test_a_new_connection_may_still_bring_its_request(front: Front) -> None:
+    """It was accepted before the drain, so its client counts on an answer: it gets one, and then the connection ends."""
+    client = await front.connect()
+    while not front.listener.connections:
+        await trio.testing.wait_all_tasks_blocked(0.005)
+    front.listener.stop()
+    await trio.testing.wait_all_tasks_blocked()
+    await client.send(GET + GET)
+    reply = await client.reply()
+    assert (reply.status, reply.one(b"connection")) == (200, b"close")
+    assert await client.ended()
+    client.close()
+    await front.stopped.wait()
 
 
 async def test_the_listener_takes_nobody_new(front: Front) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kiwi_id import inherited
 from kiwi_id.config import KEYS
 from kiwi_id.errors import Exit
 from tests.supervisor import sandbox
@@ -32,20 +33,27 @@ def systemd() -> int:
 
 def test_systemd_takes_the_unit(systemd: int, tmp_path: Path) -> None:
     """'systemd-analyze verify' has nothing to say; before 253 with the drop-in, and but for the type that it does not know."""
-    for file in ["kiwi-id.service", "kiwi-id.service.d/before-253.conf"]:
+    for file in ["kiwi-id.service", "kiwi-id.socket", "kiwi-id.service.d/before-253.conf"]:
         if systemd >= 253 and file.endswith(".conf"):
             continue
         target = tmp_path / file
         target.parent.mkdir(exist_ok=True)
         # Verify also looks whether the program exists, which is not installed here.
         target.write_text((DIRECTORY / file).read_text().replace("/opt/kiwi/bin/kiwi-id", "/bin/true"))
-    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "kiwi-id.service")]
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "kiwi-id.service"), str(tmp_path / "kiwi-id.socket")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     complaints = [line for line in (done.stdout + done.stderr).splitlines() if str(tmp_path) in line or "kiwi-id" in line]
     if systemd < 253:
         complaints = [line for line in complaints if not line.endswith("Failed to parse service type, ignoring: notify-reload")]
     assert complaints == []
     assert done.returncode == 0
+
+
+def test_the_socket_unit_fits_the_program() -> None:
+    """It listens where listen_addr is by default, and gives the socket a name that Kiwi ID takes."""
+    unit = dict(line.split("=", 1) for line in (DIRECTORY / "kiwi-id.socket").read_text().splitlines() if line[:1].isupper())
+    assert unit["ListenStream"] == KEYS["listen_addr"].default
+    assert unit["FileDescriptorName"] in inherited.NAMES
 
 
 def test_the_times_and_codes_fit_the_program() -> None:
