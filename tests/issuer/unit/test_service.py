@@ -78,6 +78,7 @@ async def test_discovery_is_complete_and_true(path: str) -> None:
     }
     assert required <= document.keys()
     assert document["response_types_supported"] == ["code"]
+    assert {"sub", "email_verified", "groups", "updated_at"} <= set(document["claims_supported"])
     assert document["response_modes_supported"] == ["query", "fragment", "form_post"]
     assert document["grant_types_supported"] == ["authorization_code", "refresh_token", "client_credentials"]
     assert document["code_challenge_methods_supported"] == ["S256"]
