@@ -17,8 +17,10 @@ from dataclasses import dataclass
 
 import trio
 
+from kiwi_id.descriptors import exhausted
 from kiwi_id.errors import ChildUnavailable, ConfigError
 from kiwi_id.logs import Log
+from kiwi_id.oom import MemoryKills
 from kiwi_id.reaper import ChildProcess, Reaper
 from kiwi_id.relog import relog
 from kiwi_id.state import ChildState, ChildStatus
@@ -36,6 +38,8 @@ TERM_AGAIN = 5.0
 DEAF_AFTER_HUP = 5.0
 # What a hung child gets to end by itself before it is killed. It has not answered for a whole health_check_timeout.
 HUNG_GRACE = 3.0
+# Between two tries to start it when this machine has no descriptor, process or memory for that.
+EXHAUSTED_PAUSE = 0.5
 TAIL_LINES = 20
 
 
@@ -78,6 +82,7 @@ class Child:
         self._was_ready = False
         self._hung_up_at = float("-inf")
         self.replacing = False
+        self._killing = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep kanidmd alive until ``stop``. Raises ChildUnavailable when that cannot be done; leaves no process behind."""
@@ -103,23 +108,38 @@ class Child:
     async def _start(self) -> ChildProcess | None:
         """Start a process; return None when a stop came first."""
         try:
-            argv = await self._argv()
-            if self._stopping.is_set():
-                return None
-            process = self._reaper.spawn(argv, env=self._env, pass_fds=self._keep_fds)
+            process = await self._spawn()
         except (ConfigError, OSError) as error:
             self.status.transition(ChildState.FAILED, "the binary cannot be started")
             if isinstance(error, ConfigError):
                 raise
             raise ChildUnavailable(f"cannot start kanidmd: {error}") from error
+        if process is None:
+            return None
         self.starts += 1
         self._process, self.status.pid = process, process.pid
         self.status.transition(ChildState.STARTING, "spawned")
         return process
 
+    async def _spawn(self) -> ChildProcess | None:
+        while True:
+            try:
+                argv = await self._argv()
+                if self._stopping.is_set():
+                    return None
+                return self._reaper.spawn(argv, env=self._env, pass_fds=self._keep_fds)
+            except (ConfigError, OSError) as error:
+                # At the first start an orchestrator should hear of it. Later it is no fault of kanidmd's, and it may pass.
+                no_process = isinstance(error, BlockingIOError)  # EAGAIN: there may be no more processes (fork(2))
+                if not (self.starts and (no_process or exhausted(error))):
+                    raise
+                log.error("kanidmd cannot be started for lack of descriptors, processes or memory; trying again", error=str(error))
+                with trio.move_on_after(EXHAUSTED_PAUSE):
+                    await self._stopping.wait()
+
     async def _live(self, process: ChildProcess) -> tuple[str, bool]:
         """Watch one life of the child to its end; return how it ended and whether it was a short one."""
-        began = trio.current_time()
+        began, memory = trio.current_time(), MemoryKills()
         ready_at: float | None = None
         never_ready = False
         async with trio.open_nursery() as nursery:
@@ -150,6 +170,9 @@ class Child:
                 f"kanidmd did not answer within health_check_timeout ({seconds:g} s) after its start", list(self.tail)
             )
         lived = trio.current_time() - (ready_at if ready_at is not None else began)
+        if process.status == -signal.SIGKILL and not self._killing:
+            log.warn("the child was killed, and not by us", pid=process.pid, why=memory.explain())
+        self._killing = False
         return process.describe_exit(), ready_at is None or lived < LONG_LIFE
 
     async def _poll_ready(self) -> None:
@@ -237,6 +260,7 @@ class Child:
     def kill(self) -> None:
         """Kill the process group at once."""
         if self._process is not None and not self._process.ended.is_set():
+            self._killing = True
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 

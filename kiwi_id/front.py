@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from kiwi_id import descriptors
 from kiwi_id.config import Config
 from kiwi_id.plan import Plan
 from kiwi_id.proxy.caller import Caller
@@ -52,8 +53,8 @@ class Front:
 
     def __init__(self, plan: Plan, status: ChildStatus, *, draining: Callable[[], bool]) -> None:
         self._plan, self._status = plan, status
-        self.settings = Settings(plan.config.limits, plan.config.trusted_proxies)
-        self.pool = Pool(plan.config.upstream_addr, plan.pin, size=plan.config.limits.upstream_connections)
+        self.settings = Settings(descriptors.fit(plan.config.limits), plan.config.trusted_proxies)
+        self.pool = Pool(plan.config.upstream_addr, plan.pin, size=self.settings.limits.upstream_connections)
         status.on_exit.append(self.pool.child_ended)
         self.gate = Gate(status, self._current)
         self.facade = Facade(self._make_app)
@@ -192,9 +193,10 @@ class Front:
 
     def prepare_limits(self, new: Config) -> Callable[[], None]:
         """Take the new limits and trusted proxies (a reload step)."""
+        settings = Settings(descriptors.fit(new.limits), new.trusted_proxies)
 
         def apply() -> None:
-            self.settings = Settings(new.limits, new.trusted_proxies)
-            self.pool.resize(new.limits.upstream_connections)
+            self.settings = settings
+            self.pool.resize(settings.limits.upstream_connections)
 
         return apply

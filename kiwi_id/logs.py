@@ -224,6 +224,23 @@ def _emit(component: str, messages: list[tuple[int, str]], fields: dict[str, Any
                 handler.handle(record)
 
 
+class _Sparingly(logging.Filter):
+    """Lets one record in ten seconds through, without its traceback.
+
+    Trio's accept loop logs ten a second while there is no descriptor for another client.
+    """
+
+    _next = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the record is logged."""
+        record.exc_info = None
+        if time.monotonic() < self._next:
+            return False
+        self._next = time.monotonic() + 10.0
+        return True
+
+
 def check_file(file: Path | None) -> None:
     """Check that ``file``, when it is another than the one in use, can be written to, creating it when missing. Raises ConfigError.
 
@@ -274,3 +291,5 @@ def configure(level: str, style: str = "auto", file: Path | None = None) -> None
     # Libraries at warning and above only: their debug output quotes headers, that is, cookies and tokens.
     _ROOT.setLevel(logging.WARNING)
     _OURS.setLevel(LEVELS[level])
+    accepting = logging.getLogger("trio.serve_listeners")
+    accepting.filters[:] = [_Sparingly()]

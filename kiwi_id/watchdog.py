@@ -15,6 +15,8 @@ log = Log("watchdog")
 
 # The least that a probe gets, seconds: when interval and timeout are the same, the only one may begin when the time is over.
 LAST_PROBE = 1.0
+# Between two probes that fail at once, when there is time left for no more than one that hangs, seconds.
+SHORTEST_PAUSE = 0.2
 _TICK = 0.01
 
 
@@ -53,7 +55,8 @@ async def watch(
             left = healthy_at + now.timeout - trio.current_time()
             # Once it is failing, the last probe ends when the time is over, and not up to an interval later.
             failing = status.state is ChildState.UNHEALTHY
-            await trio.sleep(min(now.interval, max(left - now.probe_timeout, 0.0)) if failing else now.interval)
+            pause = max(min(now.interval, SHORTEST_PAUSE), left - now.probe_timeout)
+            await trio.sleep(min(now.interval, pause, max(left, 0.0)) if failing else now.interval)
             if not status.serving or status.pid != life:
                 break
             began = trio.current_time()
@@ -61,6 +64,11 @@ async def watch(
             try:
                 await probe(min(now.probe_timeout, max(left, LAST_PROBE)))
             except ProbeFailed as error:
+                if error.ours:
+                    # Nothing is known of kanidmd, and what is needed least now is another process to be started.
+                    log.warn("cannot ask kanidmd, for lack of our own", error=str(error))
+                    healthy_at = began
+                    continue
                 # The probe's answer may be older than the state: the child may have ended while we waited for it.
                 if status.state is ChildState.READY and status.pid == life:
                     status.transition(ChildState.UNHEALTHY, f"probe failed: {error}")

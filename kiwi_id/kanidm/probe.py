@@ -14,6 +14,7 @@ from functools import partial
 
 import trio
 
+from kiwi_id.descriptors import exhausted
 from kiwi_id.kanidm.pin import UpstreamPin
 from kiwi_id.proxy.stream import Stream
 from kiwi_id.values import Address
@@ -23,7 +24,11 @@ _MOST = 16384
 
 
 class ProbeFailed(Exception):
-    """kanidmd did not answer as it should; the message says how."""
+    """kanidmd did not answer as it should; the message says how. ``ours``: we could not even ask, which says nothing of it."""
+
+    def __init__(self, message: str, *, ours: bool = False) -> None:
+        super().__init__(message)
+        self.ours = ours
 
 
 async def probe(address: Address, pin: UpstreamPin, *, timeout: float) -> None:
@@ -43,7 +48,7 @@ async def probe(address: Address, pin: UpstreamPin, *, timeout: float) -> None:
     except trio.TooSlowError:
         raise ProbeFailed(f"no answer within {timeout:g} s") from None
     except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
-        raise ProbeFailed(str(error.__cause__ or error)) from None
+        raise ProbeFailed(str(error.__cause__ or error), ours=exhausted(error)) from None
     status = answer.split(b"\r\n", 1)[0].split(b" ")
     if len(status) < 2 or status[0] != b"HTTP/1.1" or status[1] != b"200":
         raise ProbeFailed("an answer that is not 200")
@@ -63,7 +68,13 @@ async def connect(address: Address, pin: UpstreamPin) -> Stream:
 
     Raises OSError when nothing listens, trio.BrokenResourceError or ssl.SSLError (PinMismatch among them) when TLS fails.
     """
-    tcp = await trio.open_tcp_stream(address.host, address.port)
+    try:
+        tcp = await trio.open_tcp_stream(address.host, address.port)
+    except OSError as error:
+        # Trio packs what happened into a group, and says only that all attempts have failed.
+        if isinstance(error.__cause__, BaseExceptionGroup) and isinstance(error.__cause__.exceptions[0], OSError):
+            raise error.__cause__.exceptions[0] from None
+        raise
     stream = Stream.of(tcp, partial(pin.context.wrap_socket, server_hostname=address.host, do_handshake_on_connect=False))
     try:
         await stream.handshake()
