@@ -58,10 +58,11 @@ class Caller:
             (b"content-length", str(len(body)).encode()),
             *headers,
         ]
-        repeats = 0
+        repeats, second_life = 0, False
         while True:
             try:
                 await self._gate.wait_inner(len(target) + len(body) + sum(len(name) + len(value) for name, value in headers))
+                life = self._gate.life
                 with trio.fail_after(limits.upstream_timeout):
                     return await self._once(method, target, sent, body, fresh=repeats > 0)
             except Shut:
@@ -71,6 +72,9 @@ class Caller:
             except UpstreamLost as lost:
                 repeats += 1
                 if repeats > 3 or (lost.sent and not (method == "GET" and repeats == 1)):
+                    if (method == "GET" or not lost.sent) and not second_life and await self._gate.life_ends(life):
+                        repeats, second_life = 1, True  # as in the forwarder
+                        continue
                     raise Unavailable(str(lost), uncertain=lost.sent and method != "GET") from None
                 await trio.sleep(0.02 * repeats)
 

@@ -51,10 +51,11 @@ class Forwarder:
         """Serve the exchange from kanidmd, or answer with 502, 503 or 504 when that fails."""
         headers = rules.to_upstream(exchange.headers, exchange.origin, exchange.request_id)
         repeatable = exchange.method in _REPEATABLE and not exchange.has_body
-        repeats = 0
+        repeats, second_life = 0, False
         while True:
             try:
                 await self._gate.wait_open(exchange)
+                life = self._gate.life
                 upstream = (self._pool.take() if not repeats else None) or await self._acquire(fresh=repeats > 0)
                 return await self._attempt(exchange, upstream, headers)
             except Shut:
@@ -72,6 +73,10 @@ class Forwarder:
                 repeats += 1
                 # Unsent requests are asked again whatever they are; what may have been sent only when that is harmless, once.
                 if (lost.sent and not (repeatable and repeats == 1)) or repeats > 3:
+                    # A kanidmd that is ending takes a moment over it, and loses all that it gets meanwhile; the next one is asked.
+                    if (repeatable or not lost.sent) and not second_life and await self._gate.life_ends(life):
+                        repeats, second_life = 1, True
+                        continue
                     exchange.notes["upstream_error"] = str(lost)
                     if not lost.sent:
                         await self._unavailable(exchange)

@@ -15,6 +15,9 @@ from kiwi_id.state import ChildStatus
 
 # What a client is told to wait before it tries again, seconds: a restart of kanidmd takes less than one.
 RETRY_AFTER = 2
+# How long kanidmd may take from closing its connections to its end, seconds. It does not matter for one that is killed.
+DYING = 1.0
+_POLL = 0.01
 
 
 class Shut(Exception):
@@ -53,6 +56,19 @@ class Gate:
             if await self._status.wait_serving():
                 return
         raise Shut
+
+    @property
+    def life(self) -> int | None:
+        """Which life of the child it is, for :meth:`life_ends`."""
+        return self._status.pid
+
+    async def life_ends(self, life: int | None) -> bool:
+        """Wait a moment for the end of a life of the child that has begun to end; tell whether it has ended."""
+        with trio.move_on_after(DYING):
+            # Looked at and not waited for: this is rare, and whoever ends, stops or restarts the child would have to tell.
+            while self._status.pid == life and self._status.serving:  # noqa: ASYNC110
+                await trio.sleep(_POLL)
+        return self._status.pid != life or not self._status.serving
 
     @contextmanager
     def _place(self, size: int) -> Iterator[None]:

@@ -307,6 +307,32 @@ async def test_a_refused_connection_leads_to_the_gate(front: Front) -> None:
     assert len(front.kanidm.requests) == 1
 
 
+@pytest.mark.parametrize("inner", [False, True], ids=["a client's", "the issuer's"])
+async def test_a_kanidmd_that_takes_its_time_to_end(front: Front, inner: bool) -> None:
+    """A GET that two connections of a dying kanidmd have lost waits for its end, and is served by the next one."""
+    front.kanidm.script = stale = Stale(front, always=True)
+    status: list[int] = []
+
+    async def ask() -> None:
+        if inner:
+            answer = await Caller(front.pool, front.gate, lambda: front.settings)("GET", "/v1/self", [])
+            status.append(answer.status)
+        else:
+            status.append((await front.ask(GET)).status)
+
+    front.status.pid = 1
+    front.nursery.start_soon(ask)
+    while stale.seen < 2:
+        await trio.testing.wait_all_tasks_blocked(0.005)
+    front.kanidm.script = front.kanidm.keep_answering
+    await down(front)
+    await waiting(front, 1)
+    await up(front)
+    while not status:
+        await trio.testing.wait_all_tasks_blocked(0.005)
+    assert (status, stale.seen) == ([200], 2)
+
+
 async def test_a_crash_under_a_get(front: Front) -> None:
     """A GET that was in progress when kanidmd crashed is asked again when it is back; the POST beside it is 502."""
 
