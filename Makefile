@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: dev test check lint types bench report lock build clean help
+.PHONY: dev test check lint types bench report soak lock build clean help
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -28,6 +28,9 @@ bench: $(VENV)/dev  ## front against direct and against a plain stack, side by s
 
 report: $(VENV)/bench  ## measure all contenders in one run; writes bench/report.md and bench/report.png
 	$(BIN)/python -m bench.report $(ARGS)
+
+soak: $(VENV)/dev  ## faults in random order under load: make soak CYCLES=2000 SEED=7 KANIDMD=/path/to/kanidmd
+	$(BIN)/python -m tests.faults.soak --cycles $(or $(CYCLES),200) --seed $(or $(SEED),1) $(if $(KANIDMD),--kanidmd $(KANIDMD)) $(ARGS)
 
 build: $(VENV)/dev  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
