@@ -51,6 +51,8 @@ KEYS: dict[str, Key] = {
     "tls_cert": Key(values.optional_path, "", True, "certificate chain of the listener; empty: plain HTTP"),
     "tls_key": Key(values.optional_path, "", True, "private key of tls_cert"),
     "trusted_proxies": Key(values.networks, [], True, "peers whose X-Forwarded-* and Forwarded headers are believed"),
+    "allowed_hosts": Key(values.hosts, [], True, "host names served beside our own, all others get 421; empty: any"),
+    "admin_networks": Key(values.networks, [], True, "from where Kanidm may be administered, else 403; empty: anywhere"),
     "forward_auth_client": Key(values.optional_name, "", True, "OAuth2 client of /auth/verify; empty: no forward-auth"),
     "forward_auth_secret_file": Key(values.optional_path, "", True, "file with that client's secret; empty: a public client"),
     "forward_auth_hosts": Key(values.hosts, [], True, "hosts that /auth/verify protects; a login returns to no other"),
@@ -69,10 +71,14 @@ KEYS: dict[str, Key] = {
 
 LIMIT_KEYS: dict[str, Key] = {
     "max_connections": Key(partial(values.integer, low=1, high=1 << 20), 4096, True, "open connections of clients"),
+    "max_connections_per_address": Key(
+        partial(values.integer, low=1, high=1 << 20), 1024, True, "those of one address or IPv6 /64; trusted_proxies are exempt"
+    ),
     "max_header_bytes": Key(partial(values.size, low=1024, high=1 << 20), "64KiB", True, "request line and headers"),
     "max_body_bytes": Key(partial(values.size, low=1024), "64MiB", True, "a request body (Kanidm's own limits are lower)"),
     "header_timeout": Key(_seconds, "10s", True, "from the first byte of a request to the end of its headers"),
-    "body_timeout": Key(_seconds, "30s", True, "without a byte of a body moving, in either direction"),
+    "body_timeout": Key(_seconds, "30s", True, "how long a body may stand still or be slower than min_rate"),
+    "min_rate": Key(partial(values.size, high=1 << 20), "256B", True, "bytes a second of a body, either way; 0: any"),
     "keep_alive_timeout": Key(_seconds, "75s", True, "an idle client connection"),
     "tls_handshake_timeout": Key(_seconds, "10s", True, "a TLS handshake of a client"),
     "upstream_timeout": Key(_seconds, "60s", True, "from the end of a request to the head of Kanidm's answer"),
@@ -105,10 +111,12 @@ class Limits:
     """The ``[limits]`` table; times in seconds, sizes in bytes. See ``LIMIT_KEYS`` for each."""
 
     max_connections: int
+    max_connections_per_address: int
     max_header_bytes: int
     max_body_bytes: int
     header_timeout: float
     body_timeout: float
+    min_rate: int
     keep_alive_timeout: float
     tls_handshake_timeout: float
     upstream_timeout: float
@@ -161,6 +169,8 @@ class Config:
     tls_cert: Path | None
     tls_key: Path | None
     trusted_proxies: tuple[Network, ...]
+    allowed_hosts: tuple[str, ...]
+    admin_networks: tuple[Network, ...]
     forward_auth_client: str
     forward_auth_secret_file: Path | None
     forward_auth_hosts: tuple[str, ...]

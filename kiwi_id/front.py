@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import trio
 
@@ -18,6 +19,7 @@ from kiwi_id.proxy.connection import Settings
 from kiwi_id.proxy.exchange import Exchange, Handler
 from kiwi_id.proxy.forwarder import Forwarder
 from kiwi_id.proxy.gate import RETRY_AFTER, Gate
+from kiwi_id.proxy.guard import Guard
 from kiwi_id.proxy.listener import Listener, tls_context
 from kiwi_id.proxy.pool import Pool
 from kiwi_id.proxy.router import Router
@@ -53,7 +55,7 @@ class Front:
 
     def __init__(self, plan: Plan, status: ChildStatus, *, draining: Callable[[], bool]) -> None:
         self._plan, self._status = plan, status
-        self.settings = Settings(descriptors.fit(plan.config.limits), plan.config.trusted_proxies)
+        self.settings = _settings(plan.config, plan.server)
         self.pool = Pool(plan.config.upstream_addr, plan.pin, size=self.settings.limits.upstream_connections)
         status.on_exit.append(self.pool.child_ended)
         self.gate = Gate(status, self._current)
@@ -192,11 +194,20 @@ class Front:
         return apply
 
     def prepare_limits(self, new: Config) -> Callable[[], None]:
-        """Take the new limits and trusted proxies (a reload step)."""
-        settings = Settings(descriptors.fit(new.limits), new.trusted_proxies)
+        """Take the new limits, trusted proxies, host names and networks (a reload step). Raises ConfigError."""
+        settings = _settings(new, self._plan.read_server(new))
 
         def apply() -> None:
             self.settings = settings
             self.pool.resize(settings.limits.upstream_connections)
 
         return apply
+
+
+def _settings(config: Config, server: ServerToml) -> Settings:
+    guard = None
+    if config.allowed_hosts or config.admin_networks:
+        own = [urlsplit(server.origin).netloc, urlsplit(config.issuer).netloc, str(config.listen_addr), *config.forward_auth_hosts]
+        hosts = [*filter(None, own), *config.allowed_hosts] if config.allowed_hosts else []
+        guard = Guard(hosts, config.admin_networks)
+    return Settings(descriptors.fit(config.limits), config.trusted_proxies, guard)

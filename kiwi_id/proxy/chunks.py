@@ -14,6 +14,9 @@ from kiwi_id.proxy.rules import BadRequest
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _TRAILER = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*)?\r\n")
 _LONGEST = 65536
+# Of what is neither data nor usual framing, in bytes: size lines beyond sixteen bytes and twice the data behind them, and trailers.
+# Without a bound, chunks of one byte with a long extension each are a body that takes for ever and is never too large.
+_MOST_EXCESS = 65536
 
 
 class ChunkCheck:
@@ -23,6 +26,7 @@ class ChunkCheck:
         self._skip = 0
         self._line = bytearray()
         self._trailers = False
+        self._excess = 0
         self.done = False
 
     def feed(self, data: bytes) -> int:
@@ -46,6 +50,7 @@ class ChunkCheck:
 
     def _end_line(self, line: bytes) -> None:
         if self._trailers:
+            self._exceed(len(line))
             if not _TRAILER.fullmatch(line):
                 raise malformed_body()
             self.done = line == b"\r\n"
@@ -54,8 +59,14 @@ class ChunkCheck:
         if size is None:
             raise malformed_body()
         length = int(size[1], 16)
+        self._exceed(len(line) - 16 - 2 * length)
         self._trailers = length == 0
         self._skip = length + 2 if length else 0
+
+    def _exceed(self, size: int) -> None:
+        self._excess = max(0, self._excess + size)
+        if self._excess > _MOST_EXCESS:
+            raise BadRequest(413, "body_too_large", "The request body has more chunk extensions or trailers than are allowed here.")
 
 
 def malformed_body() -> BadRequest:

@@ -16,7 +16,9 @@ import trio
 from kiwi_id.config import Limits
 from kiwi_id.logs import Log
 from kiwi_id.proxy import pages, rules
+from kiwi_id.proxy.crowd import Shared
 from kiwi_id.proxy.exchange import Aborted, ClientGone, Handler
+from kiwi_id.proxy.guard import Guard
 from kiwi_id.proxy.http1 import Http1Exchange
 from kiwi_id.proxy.parser import parse_request
 from kiwi_id.proxy.rules import BadRequest
@@ -40,10 +42,13 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class Settings:
-    """What a connection reads anew at each request: ``limits``, ``trusted`` networks. Replaced as a whole by a reload."""
+    """What a connection reads anew at each request. Replaced as a whole by a reload.
 
-    def __init__(self, limits: Limits, trusted: tuple[Network, ...]) -> None:
-        self.limits, self.trusted = limits, trusted
+    ``guard`` judges Host and administration paths; None when everybody may ask for everything by any name.
+    """
+
+    def __init__(self, limits: Limits, trusted: tuple[Network, ...], guard: Guard | None = None) -> None:
+        self.limits, self.trusted, self.guard = limits, trusted, guard
 
 
 class Connection:
@@ -57,21 +62,30 @@ class Connection:
         *,
         handler: Handler,
         settings: Callable[[], Settings],
+        shared: Shared,
     ) -> None:
+        self.shared = shared
         self.stream, self.peer, self.scheme = stream, peer, scheme
         self.settings = settings
         self.draining = False
         self.eof = False
         self.buffer = bytearray()
         self._handler = handler
-        self._idle: trio.CancelScope | None = None
+        self._awaiting: trio.CancelScope | None = None
         self._fresh = True
+        self._unwanted = False
 
     def drain(self) -> None:
         """End the connection as soon as no request is in progress on it: now, when it is idle."""
         self.draining = True
-        if self._idle is not None:
-            self._idle.deadline = min(self._idle.deadline, self._drained_at())
+        if self._awaiting is not None and not self.buffer:
+            self._awaiting.deadline = min(self._awaiting.deadline, self._drained_at())
+
+    def make_room(self) -> None:
+        """End the connection, which waits for a request (see :class:`Crowd`), without a word: its place is needed."""
+        self.draining = self._unwanted = True
+        if self._awaiting is not None:
+            self._awaiting.cancel()
 
     def _drained_at(self) -> float:
         """When a connection on which nothing has been asked for since is ended, now that it drains."""
@@ -90,9 +104,12 @@ class Connection:
                     head = None
                     if self.draining or not exchange.reusable:
                         break
+                    if self.buffer:  # it pipelines, and what is answered without waiting would let nobody else have a turn
+                        await trio.lowlevel.checkpoint()
             except BadRequest as refusal:
                 await self._refuse(refusal, head or bytes(self.buffer))
-        await self._linger()
+        if not self._unwanted:
+            await self._linger()
 
     async def _receive_head(self, first: bool) -> bytes | None:
         """Return the raw head of the next request, or None when there is none. Raises BadRequest."""
@@ -104,15 +121,17 @@ class Connection:
         if self.draining and not buffer:
             deadline = min(deadline, self._drained_at())
         with trio.CancelScope(deadline=deadline) as scope:
-            self._idle = scope if not buffer else None
+            idle = not buffer
+            self._awaiting = scope
+            self.shared.heads.join(self)
             try:
                 while True:
                     while buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before a request is ignored
                         del buffer[:2]
                         scanned = 0
                     if buffer:
-                        if self._idle is not None:
-                            self._idle = None
+                        if idle:
+                            idle = False
                             scope.deadline = trio.current_time() + limits.header_timeout
                         end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
                         rules.check_head(buffer, scanned, end + 4 if end >= 0 else len(buffer))
@@ -132,10 +151,18 @@ class Connection:
                             return None
                     buffer += data
             finally:
-                self._idle = None
-        if buffer and not self.draining:
-            raise BadRequest(408, "request_timeout", "The request's headers took too long to arrive.")
+                self._awaiting = None
+                self.shared.heads.leave(self)
+        if not self.draining:
+            self._time_is_up(first)
         return None
+
+    def _time_is_up(self, first: bool) -> None:
+        """Judge a client that sent no whole head in its time: a kept-alive one owes us none. Raises BadRequest."""
+        if self.buffer:
+            raise BadRequest(408, "slow_headers", "The request's headers took too long to arrive.")
+        if first:
+            self.shared.refusals.count("silent_connection", self.peer[0])
 
     async def receive(self) -> bytes:
         """Return the next bytes of the client, empty at its end. Raises ClientGone."""
@@ -160,12 +187,15 @@ class Connection:
         try:
             try:
                 exchange.check_expectation()
+                if (guard := self.settings().guard) is not None:
+                    guard.check(exchange)
                 await self._handler(exchange)
             except BadRequest as refusal:
+                self.shared.refusals.count(refusal.code, exchange.origin.client, status=refusal.status)
                 if exchange.started:
                     raise Aborted(refusal.code) from None
                 exchange.close_after()
-                await exchange.respond_error(refusal.status, refusal.code, refusal.message)
+                await exchange.respond_error(refusal.status, refusal.code, refusal.message, retry_after=refusal.retry_after)
         except ClientGone:
             outcome = "client gone"
             raise
@@ -192,7 +222,7 @@ class Connection:
         request_id = rules.request_id([])
         html_wanted = _WANTS_HTML.search(head) is not None
         headers, body = pages.error(refusal.status, refusal.code, refusal.message, request_id=request_id, html_wanted=html_wanted)
-        log.debug("refused", status=refusal.status, code=refusal.code, client=self.peer[0])
+        self.shared.refusals.count(refusal.code, self.peer[0], status=refusal.status)
         access_log.info(
             "request", status=refusal.status, error=refusal.code, client=self.peer[0], request_id=request_id.decode("latin-1")
         )

@@ -20,6 +20,8 @@ from kiwi_id.proxy.rules import BadRequest, Headers
 # Safe to ask again when an answer was lost (RFC 9110 §9.2.2 would allow more; Kanidm's PUT and DELETE are not all idempotent).
 _REPEATABLE = frozenset({b"GET", b"HEAD"})
 _CONTINUE_PATIENCE = 1.0
+# Bodies up to this size are awaited before a connection to kanidmd is taken for them: no slow client holds one with less.
+_COLLECTED = 65536
 # Where kanidmd's redirects may lead to a relying party; all others pass unseen.
 _LOGIN_PAGES = b"/ui/oauth2"
 
@@ -46,9 +48,29 @@ class Forwarder:
         """``redirected`` sees kanidmd's redirects with their headers; when it returns True it has answered the exchange itself."""
         self._pool, self._gate, self._settings = pool, gate, settings
         self._redirected = redirected
+        self._uploads = 0
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Serve the exchange from kanidmd, or answer with 502, 503 or 504 when that fails."""
+        """Serve the exchange from kanidmd, or answer with 502, 503 or 504 when that fails. Raises BadRequest."""
+        if not exchange.has_body:
+            await self._serve(exchange)
+            return
+        if _is_small(exchange):
+            await exchange.read_body(_COLLECTED)
+            await self._serve(exchange)
+            return
+        # A body that is passed on as it comes holds a connection to kanidmd for as long as its client likes, within min_rate. These
+        # may take a quarter of the connections, slow readers another, and logins find one among the rest.
+        if self._uploads >= max(1, self._settings().limits.upstream_connections // 4):
+            message = "Too many large requests are on their way. Try again in a moment."
+            raise BadRequest(503, "too_many_uploads", message, retry_after=RETRY_AFTER)
+        self._uploads += 1
+        try:
+            await self._serve(exchange)
+        finally:
+            self._uploads -= 1
+
+    async def _serve(self, exchange: Exchange) -> None:
         headers = rules.to_upstream(exchange.headers, exchange.origin, exchange.request_id)
         repeatable = exchange.method in _REPEATABLE and not exchange.has_body
         repeats, second_life = 0, False
@@ -203,3 +225,9 @@ class Forwarder:
                 return
             await exchange.flush()
             await exchange.attended(upstream.receive, patience)
+
+
+def _is_small(exchange: Exchange) -> bool:
+    """Tell whether the body says that it is small, and is not held back for a word (100-continue), which is kanidmd's to say."""
+    length = next((value for name, value in exchange.headers if name == b"content-length"), None)
+    return length is not None and int(length) <= _COLLECTED and not exchange.expects_continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 import trio
@@ -11,7 +11,10 @@ import trio
 from kiwi_id.config import Limits
 from kiwi_id.logs import Log
 from kiwi_id.proxy import rules
+from kiwi_id.proxy.crowd import Scope
 from kiwi_id.proxy.exchange import ClientGone, Exchange, TooSlow
+from kiwi_id.proxy.pace import Pace
+from kiwi_id.proxy.pace import TooSlow as TooSlowClient
 from kiwi_id.proxy.parser import ChunkedBody, RequestHead
 from kiwi_id.proxy.rules import BadRequest, Headers
 from kiwi_id.proxy.writer import ResponseWriter
@@ -58,6 +61,7 @@ class Http1Exchange(Exchange):
 
     _chunks: ChunkedBody | None
     _expects: bytes | None
+    _sending: Pace | None = None  # made when the client first does not take at once what it is sent
 
     def check_expectation(self) -> None:
         """Refuse what cannot be met: another Expect than 100-continue, or a body that says it is too large."""
@@ -116,6 +120,7 @@ class Http1Exchange(Exchange):
 
     async def _body(self, finished: trio.Event) -> AsyncGenerator[bytes, None]:
         connection = self._connection
+        pace = Pace(self._limits.body_timeout, self._limits.min_rate)
         data = bytes(connection.buffer)
         connection.buffer.clear()
         while True:
@@ -137,10 +142,12 @@ class Http1Exchange(Exchange):
                 yield piece
             if ended:
                 return
-            with trio.CancelScope(deadline=trio.current_time() + self._limits.body_timeout) as scope:
-                data = await connection.receive()
-            if scope.cancelled_caught:
-                raise BadRequest(408, "request_timeout", "The request body took too long to arrive.")
+            try:
+                data = await pace.receive(connection.stream)
+            except TooSlowClient:
+                raise BadRequest(408, "slow_body", "The request body took too long to arrive.") from None
+            except _GONE:
+                raise ClientGone from None
             if not data:
                 connection.eof = True
                 raise ClientGone
@@ -180,13 +187,29 @@ class Http1Exchange(Exchange):
         stream = self._connection.stream
         try:
             sent = stream.send_now(data)
-            if sent == len(data):
-                return
-            with trio.CancelScope(deadline=trio.current_time() + self._limits.body_timeout):
-                await stream.send(data[sent:])
-                return
+            if sent < len(data):
+                await self._send_slowly(memoryview(data)[sent:])
         except _GONE:
             raise ClientGone from None
+
+    async def _send_slowly(self, data: memoryview) -> None:
+        """Send what the client does not take at once, as long as it keeps pace, and as others do not need the place more."""
+        pace = self._sending = self._sending or Pace(self._limits.body_timeout, self._limits.min_rate)
+        readers = self._connection.shared.readers
+        with trio.CancelScope() as scope, suppress(TooSlowClient):
+            reader = Scope(scope)
+            readers.join(reader)
+            try:
+                # Each of them may hold a connection to kanidmd, with an answer on it that is not read to its end.
+                if len(readers) > max(1, self._limits.upstream_connections // 4):
+                    readers.end_longest()
+                await pace.send(self._connection.stream, data)
+                return
+            finally:
+                readers.leave(reader)
+        self._connection.shared.refusals.count("slow_reader", self.peer[0])
+        self.notes["error"] = "slow_reader"
+        self._connection.stream.abort()
         raise ClientGone
 
     async def attended(self, wait: Callable[[], Awaitable[T]], patience: float) -> T:

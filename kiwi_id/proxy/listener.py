@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import socket
 import ssl
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import trio
@@ -19,21 +20,20 @@ from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance.files import require_file
 from kiwi_id.logs import Log
+from kiwi_id.proxy import pages
 from kiwi_id.proxy.connection import Connection, Settings
+from kiwi_id.proxy.crowd import Scope, Shared
 from kiwi_id.proxy.exchange import Handler
-from kiwi_id.proxy.rules import plain_address
+from kiwi_id.proxy.refusals import Refusals
+from kiwi_id.proxy.rules import is_trusted, neighbourhood, plain_address
 from kiwi_id.proxy.stream import Stream
 from kiwi_id.values import Address
 
 log = Log("front")
 
 _BACKLOG = 1024
-_BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 94\r\nretry-after: 2\r\n"
-    b"connection: close\r\n\r\n"
-    b'{"error":{"code":"too_many_connections","message":"Too many connections are open. Try again."}}'
-)
-_BUSY = _BUSY.replace(b"94", str(len(_BUSY.partition(b"\r\n\r\n")[2])).encode())
+# Connections that are told at once why they are not served; more are closed without a word, which holds nothing.
+_MOST_TOLD = 32
 
 
 class AddressInUse(ConfigError):
@@ -103,11 +103,14 @@ class Listener:
         tls: ssl.SSLContext | None,
         handler: Handler,
         settings: Callable[[], Settings],
+        refusals: Refusals | None = None,
     ) -> None:
         self.tls = tls
+        self.shared = Shared(refusals)
         self.connections: set[Connection] = set()
         self.open = 0
-        self.refused = 0
+        self._of_address: Counter[str] = Counter()
+        self._told = 0
         self._handler, self._settings = handler, settings
         self._listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
         self.addresses = [Address(*sock.getsockname()[:2]) for sock in sockets]
@@ -130,22 +133,47 @@ class Listener:
     async def _serve(self, stream: trio.SocketStream) -> None:
         """Serve one client. Nothing that goes wrong here may end more than this one connection."""
         peer: tuple[str, int] = ("", 0)
-        self.open += 1
         try:
             if stream.socket.family != socket.AF_UNIX:
                 peer = stream.socket.getpeername()[:2]  # fails when the client has reset the connection before we accepted it
-            if self.open > self._settings().limits.max_connections:
-                await self._turn_away(stream)
-                return
-            await self._serve_client(stream, (plain_address(peer[0].partition("%")[0]) or peer[0], peer[1]))
+                peer = plain_address(peer[0].partition("%")[0]) or peer[0], peer[1]
+            with self._place(peer[0]) as refused:
+                if not refused:
+                    await self._serve_client(stream, peer)
+            if refused:
+                await self._turn_away(stream, refused, peer[0])
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError) as error:
             log.debug("connection failed", error=str(error.__cause__ or error), client=peer[0])
         except Exception as error:  # noqa: BLE001 - see above
             log.crash("unexpected error in a connection", error, client=peer[0])
         finally:
-            self.open -= 1
             with trio.move_on_after(1, shield=True):
                 await trio.aclose_forcefully(stream)
+
+    @contextmanager
+    def _place(self, address: str) -> Iterator[str]:
+        """Hold a place for a connection from ``address``; yield why there is none, or nothing."""
+        settings = self._settings()
+        limits, of_address = settings.limits, self._of_address
+        # A proxy's connections are those of all its clients. A Unix socket's peer has no address.
+        group = "" if settings.trusted and is_trusted(address, settings.trusted) else neighbourhood(address)
+        if group and of_address[group] >= limits.max_connections_per_address:
+            yield "too_many_connections_per_address"
+            return
+        if self.open >= limits.max_connections:
+            if not self.shared.heads.end_longest():
+                yield "too_many_connections"
+                return
+            self.shared.refusals.count("made_room", address, open=self.open)
+        self.open += 1
+        of_address[group] += 1
+        try:
+            yield ""
+        finally:
+            self.open -= 1
+            of_address[group] -= 1
+            if not of_address[group]:
+                del of_address[group]
 
     async def _serve_client(self, tcp: trio.SocketStream, peer: tuple[str, int]) -> None:
         tls, limits = self.tls, self._settings().limits
@@ -154,11 +182,18 @@ class Listener:
         try:
             if tls is not None:
                 with trio.move_on_after(limits.tls_handshake_timeout) as scope:
-                    await stream.handshake()
+                    waiting = Scope(scope)
+                    self.shared.heads.join(waiting)
+                    try:
+                        await stream.handshake()
+                    finally:
+                        self.shared.heads.leave(waiting)
                 if scope.cancelled_caught:
-                    log.debug("TLS handshake took too long", client=peer[0])
+                    self.shared.refusals.count("slow_tls_handshake", peer[0])
                     return
-            connection = Connection(stream, peer, "https" if tls else "http", handler=self._handler, settings=self._settings)
+            connection = Connection(
+                stream, peer, "https" if tls else "http", handler=self._handler, settings=self._settings, shared=self.shared
+            )
             self.connections.add(connection)
             if self._accepting.cancel_called:  # it was shaking hands when all others were told
                 connection.drain()
@@ -169,16 +204,18 @@ class Listener:
         finally:
             stream.close()
 
-    async def _turn_away(self, stream: trio.SocketStream) -> None:
-        self.refused += 1
-        if self.refused & (self.refused - 1) == 0:  # at 1, 2, 4, 8, …: a flood must not flood the log
-            log.warn("too many connections", open=self.open, refused=self.refused)
-        if self.tls is None:
-            with trio.move_on_after(1), suppress(trio.BrokenResourceError):
-                await stream.send_all(_BUSY)
-                await stream.send_eof()
-                while await stream.receive_some():  # closed with bytes unread, the answer could be lost on its way
-                    pass
+    async def _turn_away(self, stream: trio.SocketStream, why: str, address: str) -> None:
+        self.shared.refusals.count(why, address, open=self.open)
+        if self.tls is None and self._told < _MOST_TOLD:
+            self._told += 1
+            try:
+                with trio.move_on_after(1), suppress(trio.BrokenResourceError):
+                    await stream.send_all(pages.too_many_connections(why))
+                    await stream.send_eof()
+                    while await stream.receive_some():  # closed with bytes unread, the answer could be lost on its way
+                        pass
+            finally:
+                self._told -= 1
 
     def stop(self) -> None:
         """Stop accepting and let each connection end after the request in progress. ``run`` then returns by itself."""

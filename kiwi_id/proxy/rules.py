@@ -19,11 +19,14 @@ Headers = list[Header]
 
 
 class BadRequest(Exception):
-    """A request that is answered here and never passed on: ``status``, a stable ``code`` and a ``message`` for a person."""
+    """A request that is answered here and never passed on: ``status``, a stable ``code`` and a ``message`` for a person.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    ``retry_after``, in seconds, says that the same request may be good later.
+    """
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
         super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+        self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
 
 
 # Bare LF and bare CR (RFC 9112 §2.2), obsolete line folding (§5.2), and control characters, on which two parsers could disagree.
@@ -181,6 +184,11 @@ def plain_address(text: str) -> str | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return str(mapped or address)
+
+
+def neighbourhood(address: str) -> str:
+    """Return what is counted as one client: an IPv4 address, or the /64 of an IPv6 one, all of which one machine may use."""
+    return str(ipaddress.IPv6Network((address, 64), strict=False)) if ":" in address else address
 
 
 @lru_cache(maxsize=1024)

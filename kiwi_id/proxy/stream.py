@@ -20,6 +20,7 @@ READ_SIZE = 65536
 UNSENT = 131072
 # The largest TLS record (RFC 8446 §5.1). A read gives one at a time; after a full one there is probably more.
 _RECORD = 16384
+_ACKED = struct.Struct("=120xQ")
 _UNREADY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -107,16 +108,30 @@ class Stream:
 
     async def send(self, data: bytes) -> None:
         """Send all of ``data``, waiting as long as the peer takes: bound it with a cancel scope."""
-        sent = self.send_now(data)
-        rest = memoryview(data)
-        while sent < len(data):
-            try:
-                await wait_writable(self.socket)
-            except trio.ClosedResourceError:
-                raise
-            except (OSError, ValueError) as error:
-                raise self._failure(error) from error
-            sent += self.send_now(rest[sent:])
+        rest = memoryview(data)[self.send_now(data) :]
+        while rest:
+            rest = await self.send_some(rest)
+
+    async def send_some(self, data: memoryview) -> memoryview:
+        """Wait until some of ``data`` can be sent, send that, and return the rest.
+
+        After a cancellation nothing has been sent; go on with the same bytes, which is what TLS demands.
+        """
+        try:
+            await wait_writable(self.socket)
+        except trio.ClosedResourceError:
+            raise
+        except (OSError, ValueError) as error:
+            raise self._failure(error) from error
+        return data[self.send_now(data) :]
+
+    def acknowledged(self) -> int:
+        """Return how many bytes the peer's kernel has taken so far (``tcpi_bytes_acked`` of linux/tcp.h); 0 when it is unknown."""
+        try:
+            info = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED.size)
+        except OSError:  # not TCP
+            return 0
+        return int(_ACKED.unpack(info)[0]) if len(info) == _ACKED.size else 0
 
     def pending(self) -> bool:
         """Tell whether decrypted bytes wait to be received."""

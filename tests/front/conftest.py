@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from kiwi_id.config import LIMIT_KEYS, Limits
 from kiwi_id.instance.certs import make_loopback
@@ -58,12 +59,12 @@ class Front:
 
     def limit(self, **changes: Any) -> None:
         """Change limits."""
-        self.settings = Settings(replace(self.settings.limits, **changes), self.settings.trusted)
+        self.settings = Settings(replace(self.settings.limits, **changes), self.settings.trusted, self.settings.guard)
         self.pool.resize(self.settings.limits.upstream_connections)
 
     def trust(self, *networks: str) -> None:
         """Set trusted_proxies."""
-        self.settings = Settings(self.settings.limits, tuple(ip_network(network) for network in networks))
+        self.settings = Settings(self.settings.limits, tuple(ip_network(network) for network in networks), self.settings.guard)
 
     async def start(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
         """Listen and serve."""
@@ -88,6 +89,11 @@ class Front:
             client.stream = trio.SSLStream(tcp, trusting(self.certificate), server_hostname="127.0.0.1", https_compatible=True)
             await client.stream.do_handshake()
         return client
+
+    async def busy(self, count: int) -> None:
+        """Wait until so many connections have a request in progress."""
+        while len(self.listener.connections) - len(self.listener.shared.heads) != count:
+            await trio.testing.wait_all_tasks_blocked(0.01)
 
     async def ask(self, request: bytes, method: str = "GET") -> Reply:
         """Send one request on a connection of its own."""

@@ -89,7 +89,7 @@ async def test_an_upload_in_progress_is_finished(front: Front) -> None:
     """A body that is still coming is taken to its end."""
     client = await front.connect()
     await client.send(UPLOAD + b"01234")
-    await front.kanidm.arrived.wait()
+    await front.busy(1)
     front.listener.stop()
     await client.send(b"56789")
     reply = await client.reply()
