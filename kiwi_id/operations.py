@@ -52,6 +52,7 @@ class Operations:
             "listening": [str(address) for address in listener.addresses],
             "connections": listener.open,
             "waiting": supervisor.front.gate.waiting,
+            "refused": listener.shared.refusals.counts,
             "draining": supervisor.signals.stop.is_set(),
             "upstream": {
                 "state": status.state.value,

@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         f"clients     {answer['connections']} connected, {answer['waiting']} waiting for kanidmd",
         f"config      {answer['config']}",
     ]
+    if refused := answer["refused"]:
+        lines.insert(-1, "refused     " + ", ".join(f"{kind} {count}" for kind, count in refused.items()))
     if answer["last_reload"] is not None:
         lines.append(f"last reload {'worked' if answer['last_reload']['ok'] else 'failed: see the log'}")
     sys.stdout.write("\n".join(lines) + "\n")
