@@ -74,6 +74,7 @@ class Connection:
         self._awaiting: trio.CancelScope | None = None
         self._fresh = True
         self._unwanted = False
+        self._guard: Guard | None = None
 
     def drain(self) -> None:
         """End the connection as soon as no request is in progress on it: now, when it is idle."""
@@ -177,6 +178,7 @@ class Connection:
         host = next((value for name, value in headers if name == b"host"), None)
         target = rules.origin_form(request.method, request.target, host)
         settings = self.settings()
+        self._guard = settings.guard
         exchange = Http1Exchange(self, settings.limits, request, target)
         exchange.origin = rules.find_origin(self.peer[0], self.scheme, headers, host, settings.trusted)
         return exchange
@@ -187,8 +189,8 @@ class Connection:
         try:
             try:
                 exchange.check_expectation()
-                if (guard := self.settings().guard) is not None:
-                    guard.check(exchange)
+                if self._guard is not None:
+                    self._guard.check(exchange)
                 await self._handler(exchange)
             except BadRequest as refusal:
                 self.shared.refusals.count(refusal.code, exchange.origin.client, status=refusal.status)

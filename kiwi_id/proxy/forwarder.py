@@ -50,11 +50,11 @@ class Forwarder:
         self._redirected = redirected
         self._uploads = 0
 
-    async def __call__(self, exchange: Exchange) -> None:
+    def __call__(self, exchange: Exchange) -> Awaitable[None]:
         """Serve the exchange from kanidmd, or answer with 502, 503 or 504 when that fails. Raises BadRequest."""
-        if not exchange.has_body:
-            await self._serve(exchange)
-            return
+        return self._serve_with_body(exchange) if exchange.has_body else self._serve(exchange)
+
+    async def _serve_with_body(self, exchange: Exchange) -> None:
         if _is_small(exchange):
             await exchange.read_body(_COLLECTED)
             await self._serve(exchange)
