@@ -147,7 +147,9 @@ class _Login:
         domain = self._app.config.domain
         context["i"] = result.session_id
         if result.state == "choose":
-            # There is one mechanism only, and the real server chooses for the person in that case.
+            # There is one mechanism only, and the real server chooses for the person in that case; its cookie is set before, so
+            # that a refusal takes it away.
+            jar.add(AUTH_SESSION, self._app.cookie_key.sign(context), same_site="Strict")
             result = self._app.auth.begin(result.session_id, result.value[0])
         if result.state == "continue":
             jar.add(AUTH_SESSION, self._app.cookie_key.sign(context), same_site="Strict")
