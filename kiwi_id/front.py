@@ -14,6 +14,7 @@ import trio
 from kiwi_id import descriptors
 from kiwi_id.config import Config
 from kiwi_id.plan import Plan
+from kiwi_id.protect.handlers import TOKEN_PATHS, LoginGuard
 from kiwi_id.proxy.caller import Caller
 from kiwi_id.proxy.connection import Settings
 from kiwi_id.proxy.exchange import Exchange, Handler
@@ -65,16 +66,20 @@ class Front:
         self._service: Service
         self._forward_auth: ForwardAuth | None = None
         self._forwarder = Forwarder(self.pool, self.gate, self._current, self._redirected)
+        self.login_guard = LoginGuard(plan.config.protection, self._forwarder)
         probes = Probes(status, draining)
         ours: dict[bytes, Handler] = {
             **dict.fromkeys(probes.paths, probes),
             **dict.fromkeys(PAGES, self._show_page),
             **dict.fromkeys(ISSUER, self._issue),
+            **dict.fromkeys(TOKEN_PATHS, self.login_guard.before_tokens(self._issue)),
+            **self.login_guard.routes(),
             **dict.fromkeys(FORWARD_AUTH, self._ask_forward_auth),
             KANIDM_LOGOUT: self._kanidm_logout,
             **dict.fromkeys(KANIDM_LOGIN, self._resume),
         }
-        self.listener = Listener(plan.sockets, tls=plan.tls, handler=Router(ours, self._forwarder), settings=self._current)
+        router = Router(ours, self.login_guard.otherwise)
+        self.listener = Listener(plan.sockets, tls=plan.tls, handler=router, settings=self._current)
 
     def _current(self) -> Settings:
         return self.settings
@@ -200,6 +205,7 @@ class Front:
         def apply() -> None:
             self.settings = settings
             self.pool.resize(settings.limits.upstream_connections)
+            self.login_guard.change(new.protection)
 
         return apply
 

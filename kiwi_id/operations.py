@@ -53,6 +53,7 @@ class Operations:
             "connections": listener.open,
             "waiting": supervisor.front.gate.waiting,
             "refused": listener.shared.refusals.counts,
+            "protection": supervisor.front.login_guard.status(),
             "draining": supervisor.signals.stop.is_set(),
             "upstream": {
                 "state": status.state.value,
