@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -41,8 +42,9 @@ async def acquire(database: Path, *, patience: float = 2.0) -> int:
                 except BlockingIOError:
                     await trio.sleep(0.05)
                 else:
-                    os.ftruncate(descriptor, 0)
-                    os.write(descriptor, f"{os.getpid()}\n".encode())
+                    with suppress(OSError):  # who holds it is for people; on a full disk it is held all the same
+                        os.ftruncate(descriptor, 0)
+                        os.write(descriptor, f"{os.getpid()}\n".encode())
                     return descriptor
         holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
     except BaseException:

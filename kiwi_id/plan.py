@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import socket
 import ssl
@@ -14,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 import trio
 
 from kiwi_id import control, inherited
+from kiwi_id.clock import Clock
 from kiwi_id.compatibility import Binary, PinChecker
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, KiwiError, Problem
@@ -32,6 +34,7 @@ Waiter = Callable[[], Awaitable[bool]]
 RENEWAL_CHECK = 3600.0
 # How long an address in use is waited for at the start, seconds: a service manager does not start us again for it (exit 78).
 BIND_PATIENCE = 2.0
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 class Plan:
@@ -42,7 +45,7 @@ class Plan:
     binary: PinChecker
     tls: ssl.SSLContext | None
     sockets: list[socket.socket]
-    control: trio.SocketListener
+    control: trio.SocketListener | None
     started_with: tuple[str, str]
     """Checksums of the binary and the server.toml with which kanidmd was started last."""
 
@@ -111,7 +114,15 @@ class Plan:
 
     def listen_control(self) -> None:
         """Bind the control socket; after the lock has been taken, because it replaces a socket file that is there."""
-        self.control = control.listen(self.config.control_socket)
+        try:
+            self.control = control.listen(self.config.control_socket)
+        except ConfigError as error:
+            # A wrong runtime_dir is a mistake to be told. A disk that is full or read-only for now must not end every login.
+            cause = error.__context__
+            if not isinstance(cause, OSError) or cause.errno not in _NO_ROOM:
+                raise
+            self.control = None
+            log.error("no control socket: 'kiwi-id status' and the like will not work, SIGHUP does", error=str(error))
 
     def read_server(self, new: Config) -> ServerToml:
         """Read server.toml and check it against a config. Raises ConfigError."""
@@ -158,6 +169,7 @@ class Plan:
 
         ``reload`` asks for a reload, which puts the new files in force everywhere (kanidmd, and the listener when it shares one).
         """
+        clock = Clock()
         while True:
             try:
                 if await trio.to_thread.run_sync(self._renew_certificate):
@@ -165,12 +177,12 @@ class Plan:
                     self.pin.reload(self.server.tls_chain)  # whatever else is wrong with the files when the reload comes
                     await wait_serving()
                     reload()
-                if await trio.to_thread.run_sync(self._rotate_keys, config()):
+                if clock.believed() and await trio.to_thread.run_sync(self._rotate_keys, config()):
                     log.info("the key set has changed by its age")
                     reload()
             except (OSError, KiwiError) as error:
                 log.error("cannot renew the loopback certificate or the signing key", error=str(error))
-            await trio.sleep(RENEWAL_CHECK)
+            await clock.wait(RENEWAL_CHECK)
 
     def _renew_certificate(self) -> bool:
         from kiwi_id.instance.certs import renew_if_due  # noqa: PLC0415 - cryptography is heavy, and wanted late

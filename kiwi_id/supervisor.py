@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 
@@ -132,7 +133,8 @@ class Supervisor:
             await self._open(nursery)
         await start(self._siblings.run, "watchdog", self._watch)
         await start(self._siblings.run, "reloader", self._reload_on_request)
-        await start(self._siblings.run, "control", self._serve_control)
+        if self.plan.control is not None:
+            await start(self._siblings.run, "control", partial(self._serve_control, self.plan.control))
         nursery.start_soon(self._announce)
         nursery.start_soon(notify.keep_alive, self.notifier, self._answers_itself)
 
@@ -188,9 +190,9 @@ class Supervisor:
     async def _reload_on_request(self, *, task_status: trio.TaskStatus[None]) -> None:
         await self.reloader.run(self.signals.reload, task_status=task_status)
 
-    async def _serve_control(self, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _serve_control(self, listener: trio.SocketListener, *, task_status: trio.TaskStatus[None]) -> None:
         handlers = Operations(self).handlers()
-        await control.serve(self.plan.control, handlers, path=self.plan.config.control_socket, task_status=task_status)
+        await control.serve(listener, handlers, path=self.plan.config.control_socket, task_status=task_status)
 
     async def _load_rest(self) -> None:
         """Do what need not come before kanidmd's start while it boots: import application and issuer, read the key set."""

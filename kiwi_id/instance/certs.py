@@ -51,6 +51,8 @@ def make_loopback(
 def renew_if_due(chain: Path, key: Path, *, now: datetime | None = None, within: timedelta = timedelta(days=30)) -> bool:
     """Renew our own certificate when it ends within ``within`` of ``now`` (or has ended); return whether it was renewed.
 
+    Also one that has not begun yet: it was made when the clock was wrong, and clients would refuse it until then.
+
     Certificates of others, and files that cannot be read, are left alone (False). The key is kept: so the renewal is the
     replacement of one file, which is atomic, and a crash cannot leave a pair that does not match. A running kanidmd must be told
     by SIGHUP, and whoever pins the chain must read it again. Raises OSError when the new certificate cannot be written.
@@ -63,7 +65,7 @@ def renew_if_due(chain: Path, key: Path, *, now: datetime | None = None, within:
     except (OSError, ValueError):
         return False
     now = now or datetime.now(UTC)
-    if not is_ours(old) or old.not_valid_after_utc - now > within:
+    if not is_ours(old) or (old.not_valid_after_utc - now > within and old.not_valid_before_utc <= now):
         return False
     if not isinstance(private, ec.EllipticCurvePrivateKey) or public_der(old.public_key()) != public_der(private.public_key()):
         return False  # somebody has exchanged one half; renewing would hide it

@@ -72,6 +72,15 @@ def test_modes_and_dates(pair: tuple[Path, Path]) -> None:
     assert certs.check_tls(chain, key, now=NOW) == []
 
 
+def test_a_certificate_from_the_future_is_renewed(pair: tuple[Path, Path]) -> None:
+    """One that was made while the clock was ahead is replaced once the clock is right: clients would refuse it for years."""
+    chain, key = pair
+    right = NOW - timedelta(days=3650)
+    assert certs.renew_if_due(chain, key, now=right)
+    assert certs.check_tls(chain, key, now=right) == []
+    assert not certs.renew_if_due(chain, key, now=right)
+
+
 @pytest.mark.parametrize(("left", "due"), [(31, False), (30, True), (1, True), (-400, True)])
 def test_renewal_when_due(pair: tuple[Path, Path], left: int, due: bool) -> None:
     """Renewed within 30 days of the end and after it; the key and the names stay, so only one file changes."""
