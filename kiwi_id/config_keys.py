@@ -6,6 +6,7 @@ these rows, so that a key cannot be known to one of them only.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kiwi_id import uris, values
-from kiwi_id.values import Address, Network, Rate
+from kiwi_id.values import Address, Network, Rate, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,21 @@ _rotation = partial(values.optional_duration, low=2 * 86400.0)
 _recheck = partial(values.duration, low=2.0, high=3600.0)
 _lifetime = partial(values.duration, low=60.0, high=30 * 86400.0)
 
+
+def _account(value: Any) -> str:
+    """Check the name of a user or group of the machine (useradd(8)); the empty string means *none*. Raises Refused."""
+    if not isinstance(value, str) or (value and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}", value)):
+        raise Refused(values.shown(value), 'a name such as "kanidm", or ""')
+    return value
+
+
 KEYS: dict[str, Key] = {
     "listen_addr": Key(values.address, "10.10.20.10:8443", False, "address on the private bridge that others connect to"),
     "upstream_addr": Key(values.https_address, "https://127.0.0.1:8443", False, "where kanidmd listens (bindaddress)"),
     "upstream_bin": Key(values.path, "/opt/upstream/bin/kanidmd", False, "the kanidmd program"),
     "upstream_config": Key(values.path, "/opt/upstream/etc/server.toml", False, "Kanidm's own configuration"),
+    "upstream_user": Key(_account, "", False, "user that kanidmd runs as; empty: the user of Kiwi ID"),
+    "upstream_group": Key(_account, "", False, "its group; empty: the user's own"),
     "health_check_interval": Key(_seconds, "5s", True, "time between two probes of kanidmd"),
     "health_check_timeout": Key(_seconds, "60s", True, "without a successful probe for so long, kanidmd is restarted"),
     "jwt_private_key": Key(values.path, "/etc/kiwi/jwt-private.pem", True, "the instance's signing key"),
@@ -155,6 +166,8 @@ class Config:
     upstream_addr: Address
     upstream_bin: Path
     upstream_config: Path
+    upstream_user: str
+    upstream_group: str
     health_check_interval: float
     health_check_timeout: float
     jwt_private_key: Path

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 import trio
@@ -22,14 +23,18 @@ class Locked(KiwiError):
     exit_code = Exit.CONFIG
 
 
-async def acquire(database: Path, *, patience: float = 2.0) -> int:
+async def acquire(
+    database: Path, *, patience: float = 2.0, acting: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> int:
     """Take the exclusive lock for ``database`` and return its open descriptor; the lock ends with the last copy of it.
 
-    Waits ``patience`` seconds for a predecessor that is just ending. Raises Locked.
+    Waits ``patience`` seconds for a predecessor that is just ending; ``acting`` is entered while the file is opened, where its
+    directory is another user's. Raises Locked.
     """
     file = database.with_name(database.name + ".kiwi-lock")
     try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with acting():
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         fix = "Create the database's directory and let this user write to it."
         problem = Problem(str(file), "", error.strerror or str(error), "a file that can be created and locked", fix)

@@ -19,10 +19,12 @@ from kiwi_id.clock import Clock
 from kiwi_id.compatibility import Binary, PinChecker
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, KiwiError, Problem
+from kiwi_id.instance import access
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.pin import UpstreamPin
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.logs import Log
+from kiwi_id.privileges import Account, check_may_change, find_account
 from kiwi_id.proxy import listener
 from kiwi_id.values import Address
 
@@ -54,6 +56,7 @@ class Plan:
         self.config = config
         self.sockets = []
         self.inherited = False
+        self.account: Account | None = None
         problems: list[Problem] = []
 
         def attempt(step: Callable[[], None]) -> None:
@@ -78,7 +81,12 @@ class Plan:
         def bind() -> None:
             self.sockets = self._bind(config)
 
-        for step in (read_server, check_binary, read_tls, bind):
+        def separate() -> None:
+            self.account = find_account(config.upstream_user, config.upstream_group, config.path)
+            if self.account is not None and hasattr(self, "server"):
+                self._separate(self.account)
+
+        for step in (read_server, separate, check_binary, read_tls, bind):
             attempt(step)
         if problems:
             for sock in self.sockets:
@@ -111,6 +119,19 @@ class Plan:
                     fix = f"This very instance is running already, as process {pid}: 'kiwi-id status' shows it."
                     raise ConfigError([replace(problem, fix=fix) for problem in error.problems]) from None
                 raise
+
+    def _separate(self, account: Account) -> None:
+        """See to it that kanidmd can run as another user, and not read what is ours. Raises ConfigError."""
+        check_may_change(account, self.config.path)
+        try:
+            access.make_socket_directory(self.config, self.server, account)
+        except OSError as error:
+            found = Problem(
+                str(self.server.admin_socket.parent), "adminbindpath", error.strerror or str(error), "a new directory", ""
+            )
+            raise ConfigError([found]) from None
+        if found_all := access.problems(self.config, self.server, account):
+            raise ConfigError(found_all)
 
     def listen_control(self) -> None:
         """Bind the control socket; after the lock has been taken, because it replaces a socket file that is there."""

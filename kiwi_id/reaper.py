@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import trio
 
 from kiwi_id.logs import Log
+from kiwi_id.privileges import PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, PR_SET_NO_NEW_PRIVS, Account
 
 log = Log("reaper")
 
@@ -54,7 +55,9 @@ class ChildProcess:
 class Reaper:
     """Owner of ``SIGCHLD``. Start :meth:`run` in the main thread before the first :meth:`spawn`."""
 
-    def __init__(self) -> None:
+    def __init__(self, account: Account | None = None) -> None:
+        """``account`` is the user that children run as; None: our own."""
+        self._account = account
         self._children: dict[int, ChildProcess] = {}
         self.reaped_orphans = 0
 
@@ -100,12 +103,15 @@ class Reaper:
 
         The child is killed by the kernel when we die (``PR_SET_PDEATHSIG``): without its supervisor nobody would watch or stop
         it. The signal fires when the *thread* that forked ends, so this must run in the main thread and never in
-        ``trio.to_thread``. Raises OSError when the program cannot be started.
+        ``trio.to_thread``. The child can gain no right that it does not begin with, and what it makes is its own user's only.
+        Raises OSError when the program cannot be started.
         """
+        account = self._account
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
         try:
-            # preexec_fn is what CPython calls unsafe with threads; ours makes two system calls through a pointer that was
-            # resolved at import. The alternative, a helper program that calls prctl and then exec, would double the start.
+            # preexec_fn is what CPython calls unsafe with threads; ours makes a few system calls through a pointer that was
+            # resolved at import. It runs after the change of user, which would clear the death signal (prctl(2)). The
+            # alternative, a helper program that calls prctl and then exec, would double the start.
             process = subprocess.Popen(
                 argv,
                 env=dict(env),
@@ -114,7 +120,11 @@ class Reaper:
                 stderr=write_end,
                 process_group=0,
                 pass_fds=pass_fds,
-                preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509
+                umask=0o077,
+                user=account.uid if account else None,
+                group=account.gid if account else None,
+                extra_groups=[] if account else None,
+                preexec_fn=_set_up(os.getpid(), keep_capabilities=account is None),  # noqa: PLW1509
             )
         except BaseException:
             os.close(read_end)
@@ -153,12 +163,16 @@ def _signal_each(pids: set[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
-def _die_with_parent(parent: int) -> Callable[[], None]:
+def _set_up(parent: int, *, keep_capabilities: bool) -> Callable[[], None]:
     def set_up() -> None:
         if _prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0) != 0:
             raise OSError(errno.EPERM, "prctl(PR_SET_PDEATHSIG)")
         if os.getppid() != parent:  # we died between fork and prctl
             os._exit(1)
+        _prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if not keep_capabilities:
+            # A change from one unprivileged user to another keeps them, and ambient ones would outlive the exec as well.
+            _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
     return set_up
 

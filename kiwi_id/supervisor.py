@@ -30,6 +30,7 @@ from kiwi_id.kanidm.probe import probe
 from kiwi_id.logs import Log
 from kiwi_id.operations import Operations
 from kiwi_id.plan import Plan
+from kiwi_id.privileges import acting_as, gain_nothing_new
 from kiwi_id.reaper import Reaper
 from kiwi_id.reloader import Reloader, Upstream
 from kiwi_id.restarter import Restart, Restarter, RestartSettings
@@ -63,7 +64,7 @@ class Supervisor:
 
         self.status = ChildStatus()
         self.signals = Signals()
-        self.reaper = Reaper()
+        self.reaper = Reaper(plan.account)
         self.status.on_change.append(lambda: notifier.status(self.summary()))
         self.front = Front(plan, self.status, draining=self.signals.stop.is_set)
         self.listener = self.front.listener
@@ -85,6 +86,7 @@ class Supervisor:
 
     async def run(self) -> Exit:
         """Run until a stop signal or a failure; leave no process behind. Raises KiwiError when it cannot start."""
+        gain_nothing_new()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._siblings.run, "reaper", self.reaper.run)
             try:
@@ -120,7 +122,8 @@ class Supervisor:
         patience = self.config.shutdown_timeout + HANDOVER if self.plan.inherited else LOCK_PATIENCE
         with trio.CancelScope() as waiting:
             nursery.start_soon(self.signals.cancel_at_stop, waiting)
-            return await lock.acquire(self.plan.server.db_path, patience=patience)
+            acting = partial(acting_as, self.plan.account)
+            return await lock.acquire(self.plan.server.db_path, patience=patience, acting=acting)
         return None
 
     async def _start_all(self, nursery: trio.Nursery, lock_descriptor: int) -> None:
@@ -155,7 +158,7 @@ class Supervisor:
             reaper=self.reaper,
             probe=lambda: probe(self.plan.config.upstream_addr, self.plan.pin, timeout=START_PROBE),
             settings=lambda: ChildSettings(self.config.health_check_timeout, self.config.restart_limit),
-            environ=os.environ,
+            environ=os.environ | (self.plan.account.environ if self.plan.account else {}),
             keep_fds=(lock_descriptor,),
         )
 

@@ -19,10 +19,11 @@ from kiwi_id import compatibility, config, control
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.forward_auth.rules import Rules
-from kiwi_id.instance import certs
+from kiwi_id.instance import access, certs
 from kiwi_id.instance.layout import SOCKET_PATH_MAX
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.server_toml import ServerToml
+from kiwi_id.privileges import find_account
 from kiwi_id.values import Address
 
 Status = Literal["ok", "warning", "wrong"]
@@ -65,6 +66,7 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
         ok = f"client {instance.forward_auth_client}, for {', '.join(instance.forward_auth_hosts)}"
         findings += _report("forward-auth", _forward_auth(instance, server), [], ok)
     findings += _ports(instance, server)
+    findings += _privileges(instance, server)
     findings += _directories(instance, server)
     return findings
 
@@ -169,11 +171,27 @@ def _bind_problem(where: str, key: str, address: Address) -> Problem | None:
     return None
 
 
+def _privileges(instance: Config, server: ServerToml | None) -> list[Finding]:
+    """Tell who can read what is secret, and whether kanidmd's own user has what it needs and no more."""
+    area = "privileges"
+    try:
+        account = find_account(instance.upstream_user, instance.upstream_group, instance.path)
+        found = access.problems(instance, server, account) if account and server else []
+    except ConfigError as error:
+        return _wrong(area, error.problems)
+    runs = (
+        f"kanidmd runs as {account.name}, apart from Kiwi ID" if account else "kanidmd runs as the user of Kiwi ID (upstream_user)"
+    )
+    secret = [*access.secrets(instance), *([server.tls_key, server.db_path.parent, server.db_path] if server else [])]
+    readable = [f"{file} by {access.who_can_read(file)}" for file in dict.fromkeys(secret) if _mode(file) is not None]
+    return [*_report(area, found, [], runs), Finding(area, "ok", f"readable: {'; '.join(readable)}")]
+
+
 def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
     where = str(instance.path)
     problems: list[Problem] = []
     warned: list[Problem] = []
-    if server:
+    if server and not instance.upstream_user:  # else they are for that user to write, which _privileges has told about
         directory = server.db_path.parent
         problems += _unwritable(str(server.path), "db_path", directory)
         sockets = server.admin_socket.parent  # kanidmd does not make it; Kiwi ID makes runtime_dir
@@ -194,7 +212,7 @@ def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
         kind = _mode(instance.log_file)
         if kind is not None and not (stat.S_ISREG(kind) and os.access(instance.log_file, os.W_OK)):
             problems.append(Problem(where, "log_file", f"{instance.log_file}, not writable", "a writable file", ""))
-    names = [server.db_path.parent] if server else []
+    names = [server.db_path.parent] if server and not instance.upstream_user else []
     names += [instance.runtime_dir, *([instance.log_file.parent] if instance.log_file else [])]
     return _report("directories", problems, warned, ", ".join(map(str, names)) + ": writable")
 

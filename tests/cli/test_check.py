@@ -73,7 +73,8 @@ def test_a_good_instance(instance: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in instance.rglob("*") if path.is_file()}
     report = check(instance)
     assert {finding["status"] for finding in report["findings"]} == {"ok"}
-    areas = ["config", "server.toml", "binary", "signing keys", "listener TLS", "upstream TLS", "ports", "ports", "directories"]
+    areas = ["config", "server.toml", "binary", "signing keys", "listener TLS", "upstream TLS", "ports", "ports"]
+    areas += ["privileges", "privileges", "directories"]
     assert [finding["area"] for finding in report["findings"]] == areas
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in instance.rglob("*") if path.is_file()} == before
 

@@ -117,6 +117,7 @@ class Kiwi:
         self.directory = directory
         self.places = layout.Places.under(directory)
         self.config = self.places.config
+        self.binary = binary or self.places.upstream_bin
         self.port, self.upstream_port = free_port(), free_port()
         if binary is None:
             _copy_template(self.directory, tls=tls, port=self.port, upstream_port=self.upstream_port)

@@ -16,17 +16,24 @@ import sys
 from pathlib import Path
 
 UNIT = Path(__file__).parents[2] / "systemd" / "kiwi-id.service"
+# Name of a drop-in, when the sandbox is to be the one that the unit has with it.
+VARIABLE = "KIWI_TEST_DROP_IN"
 _PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE, _REFUSE_EXEC_GAIN = 38, 65, 1
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 
 
-def settings() -> dict[str, list[str]]:
-    """Return the unit's settings; one that is given twice has two values."""
+def text(drop_in: str = "") -> str:
+    """Return the unit's text, with that of a drop-in behind it."""
+    return UNIT.read_text() + ("\n" + (UNIT.with_name(UNIT.name + ".d") / f"{drop_in}.conf").read_text() if drop_in else "")
+
+
+def settings(drop_in: str = "") -> dict[str, list[str]]:
+    """Return the unit's settings; one that is given twice has two values, and an empty value takes back those before it."""
     found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
+    for line in text(drop_in).splitlines():
         if "=" in line and not line.startswith("#"):
             name, _, value = line.partition("=")
-            found.setdefault(name, []).append(value)
+            found[name] = [*found.get(name, []), value] if value else []
     return found
 
 
@@ -63,5 +70,5 @@ def _enter(calls: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    _enter(allowed_calls(settings()["SystemCallFilter"]))
+    _enter(allowed_calls(settings(os.environ.get(VARIABLE, ""))["SystemCallFilter"]))
     os.execv(sys.executable, [sys.executable, "-m", "kiwi_id", *sys.argv[1:]])  # noqa: S606

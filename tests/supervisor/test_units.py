@@ -18,8 +18,10 @@ from kiwi_id.config import KEYS
 from kiwi_id.errors import Exit
 from tests.supervisor import sandbox
 from tests.supervisor.kiwi import Kiwi
+from tests.supervisor.separation import opened, separate, status
 
 DIRECTORY = sandbox.UNIT.parent
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -33,9 +35,8 @@ def systemd() -> int:
 
 def test_systemd_takes_the_unit(systemd: int, tmp_path: Path) -> None:
     """'systemd-analyze verify' has nothing to say; before 253 with the drop-in, and but for the type that it does not know."""
-    for file in ["kiwi-id.service", "kiwi-id.socket", "kiwi-id.service.d/before-253.conf"]:
-        if systemd >= 253 and file.endswith(".conf"):
-            continue
+    files = ["kiwi-id.service", "kiwi-id.socket", "kiwi-id.service.d/upstream-user.conf", "kiwi-id.service.d/before-253.conf"]
+    for file in files[: None if systemd < 253 else -1]:
         target = tmp_path / file
         target.parent.mkdir(exist_ok=True)
         # Verify also looks whether the program exists, which is not installed here.
@@ -66,46 +67,74 @@ def test_the_times_and_codes_fit_the_program() -> None:
     assert int(unit["WatchdogSec"]) > 0
 
 
-@pytest.fixture
-def sandboxed(systemd: int, make: Callable[..., Kiwi], binary: Path) -> tuple[Kiwi, list[str]]:
-    """An instance, and the command before Python that makes the rest of the unit's sandbox; skips where that is not possible."""
+@pytest.mark.parametrize("drop_in", ["", "upstream-user"])
+def test_systemd_finds_little_exposed(systemd: int, tmp_path: Path, drop_in: str) -> None:
+    """'systemd-analyze security' gives 2.0 at most, of 10, to the unit alone and with the drop-in for a second user."""
+    if systemd < 250:
+        pytest.skip("systemd-analyze cannot judge a file yet")
+    unit = tmp_path / "kiwi-id.service"
+    unit.write_text(sandbox.text(drop_in))
+    command = ["systemd-analyze", "security", "--offline=yes", "--threshold=20", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert "Overall exposure level" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stdout[-200:]
+
+
+def _sandbox(kiwi: Kiwi, drop_in: str) -> list[str]:
+    """Return the command before Python that makes the rest of the unit's sandbox; skips where that is not possible."""
     if os.getuid() != 0 or not shutil.which("setpriv") or not shutil.which("unshare"):
         pytest.skip("needs root, unshare and setpriv to build the sandbox")
-    kiwi = make(binary)
+    unit = sandbox.settings(drop_in)
     kiwi.set(log_file=str(kiwi.places.log_file))
     writable = [kiwi.places.database.parent, kiwi.places.runtime_dir, kiwi.places.log_file.parent]
     writable += [kiwi.places.upstream_config.parent, kiwi.config.parent]
-    binds = "".join(f"mount --bind {shlex.quote(str(path))} {shlex.quote(str(path))} && " for path in writable)
-    script = f'{binds}mount -o remount,bind,ro / && exec "$@"'
-    capabilities = ",".join(["-all", *(f"+{name[4:].lower()}" for name in sandbox.settings()["CapabilityBoundingSet"][0].split())])
-    before = ["unshare", "--mount", "sh", "-c", script, "sh", "setpriv", f"--bounding-set={capabilities}", "--inh-caps=-all"]
+    mounts = [f"mount --bind {shlex.quote(str(path))} {shlex.quote(str(path))}" for path in writable]
+    mounts += [f"mount -t proc -o subset={unit['ProcSubset'][0]} proc /proc", "mount -o remount,bind,ro /"]
+    names = ",".join(f"+{name[4:].lower()}" for name in unit["CapabilityBoundingSet"][0].split())
+    before = ["unshare", "--mount", "sh", "-c", " && ".join([*mounts, 'exec "$@"']), "sh"]
+    before += ["setpriv", f"--bounding-set=-all,{names}", f"--inh-caps=-all{f',{names}' if drop_in else ''}"]
+    if drop_in:
+        separate(kiwi)
+        for path in [kiwi.directory, *kiwi.directory.rglob("*")]:
+            if path.stat().st_uid == 0:
+                os.chown(path, NOBODY, -1)
+        before += [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", f"--ambient-caps=-all,{names}"]
+        before = [*opened(kiwi, Path(sys.executable), kiwi.binary), *before]
     # Python must not start Kiwi ID when the sandbox cannot be built here (an old kernel, no libseccomp).
     probe = [*before, sys.executable, str(Path(sandbox.__file__)), "--version"]
-    done = subprocess.run(probe, capture_output=True, text=True, cwd=DIRECTORY.parent, check=False)
+    environ = os.environ | {sandbox.VARIABLE: drop_in}
+    done = subprocess.run(probe, capture_output=True, text=True, cwd=DIRECTORY.parent, env=environ, check=False)
     if done.returncode:
         pytest.skip(f"the sandbox cannot be built here: {done.stderr.strip().splitlines()[-1]}")
-    return kiwi, before
+    return before
 
 
-def test_the_sandbox_is_no_obstacle(sandboxed: tuple[Kiwi, list[str]]) -> None:
-    """Without capabilities, on a read-only file system but for the unit's directories, with its system calls only: all works.
+@pytest.mark.parametrize("drop_in", ["", "upstream-user"])
+def test_the_sandbox_is_no_obstacle(systemd: int, make: Callable[..., Kiwi], binary: Path, drop_in: str) -> None:
+    """With the unit's capabilities, on a read-only file system but for its directories, with its system calls only: all works.
 
-    That is the start, a reload, a restart after a kill, and an orderly stop.
+    That is the start, a reload, a restart after a kill, a restart in order, and an orderly stop.
     """
-    kiwi, before = sandboxed
-    kiwi.start(before=before, program=(str(Path(sandbox.__file__)),), cwd=DIRECTORY.parent)
+    kiwi = make(binary)
+    before = _sandbox(kiwi, drop_in)
+    environ = {sandbox.VARIABLE: drop_in}
+    kiwi.start(before=before, program=(str(Path(sandbox.__file__)),), cwd=DIRECTORY.parent, environ=environ)
     kiwi.wait_log("ready", component="supervisor")
-    status = Path(f"/proc/{kiwi.ask()['pid']}/status").read_text()
-    assert "NoNewPrivs:\t1" in status
-    assert "Seccomp:\t2" in status
-    assert int(status.partition("CapEff:\t")[2].split()[0], 16) == 1 << 10  # CAP_NET_BIND_SERVICE
+    own, child = status(kiwi.ask()["pid"]), status(kiwi.child_pid())
+    for process in (own, child):
+        assert (process["NoNewPrivs"], process["Seccomp"]) == ("1", "2")
+    mine = 1 << 5 | 1 << 6 | 1 << 7 if drop_in else 1 << 10  # CAP_KILL, CAP_SETGID, CAP_SETUID; CAP_NET_BIND_SERVICE
+    assert int(own["CapEff"], 16) == mine
+    assert int(child["CapEff"], 16) == (0 if drop_in else mine)
+    assert (own["Uid"].split()[0] != child["Uid"].split()[0]) is bool(drop_in)
     assert kiwi.get("/status") == (200, "true")
     assert kiwi.ask("reload")["ok"] is True
     os.kill(kiwi.child_pid(), signal.SIGKILL)
     kiwi.wait_log("child ready", 2)
+    assert kiwi.ask("restart_upstream")["ok"] is True
     assert kiwi.get("/status") == (200, "true")
     assert kiwi.places.log_file.read_text()
     assert kiwi.stop() == 0
-    own = [record for record in kiwi.logs(level="error") if record["component"] != "kanidmd"]
-    assert own == []  # kanidmd calls an empty database at its first start an error
+    ours = [record for record in kiwi.logs(level="error") if record["component"] != "kanidmd"]
+    assert ours == []  # kanidmd calls an empty database at its first start an error
     assert not [record for record in kiwi.logs() if "not permitted" in str(record) or "read-only" in str(record).lower()]
