@@ -38,10 +38,11 @@ _GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("idm_service_desk", "00000000-0000-0000-0000-000000000041", (_IDM_ADMINS,)),
     ("idm_service_account_admins", "00000000-0000-0000-0000-000000000046", (_IDM_ADMINS,)),
     ("idm_account_policy_admins", "00000000-0000-0000-0000-000000000047", (_IDM_ADMINS,)),
+    ("idm_unix_admins", "00000000-0000-0000-0000-000000000044", (_IDM_ADMINS,)),
     ("idm_people_self_name_write", "00000000-0000-0000-0000-000000000048", (ALL_PERSONS,)),
 )
-# The real server splits writing into many access profiles; our flows only use these two sets of administrators.
-_WRITERS = frozenset({_IDM_ADMINS, _SYSTEM_ADMINS})
+# The real server splits writing into many access profiles; here whoever is in one of the groups that have them may write all.
+_WRITERS = frozenset(key for name, key, _ in _GROUPS if name.endswith("_admins"))
 _UNIQUE = ("name", "mail")
 _REFERENCES = frozenset({"member", "entry_managed_by"})
 

@@ -140,6 +140,10 @@ class Kanidm:
         self._client.headers["authorization"] = f"Bearer {token}"
         return token
 
+    def use_token(self, token: str) -> None:
+        """Use ``token``, an API token of a service account, for all later calls; there is nothing to sign in with."""
+        self._client.headers["authorization"] = f"Bearer {token}"
+
     async def get(self, kind: str, name: str) -> Entry | None:
         """Return the attributes of the entry ``/v1/{kind}/{name}`` (kind: person, group, oauth2, …), None if there is none."""
         entry = await self.call("GET", f"/v1/{kind}/{name}")

@@ -1,0 +1,231 @@
+"""Kiwi ID's own account in Kanidm: made once, with the least rights, and its API token kept for everything later.
+
+The first password of an instance can only come from the admin socket, which resets an account: whoever used it before is locked
+out. So that is done when nobody can be using it (Kanidm says of an account that it has no credential at all), or when a person
+has asked for it, and never otherwise. From then on the token serves, and no administrator is reset again.
+
+The token is the database's, not the signing key's: it lies beside the database, survives a rotation of signing keys, and a backup
+of both belongs together. It is sealed by its mode, 0600, in a directory of mode 0700 and not by encryption: a key for it would lie
+on the same disk for the same user, who can read and replace the whole database anyway.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from kiwi_id.config import Config
+from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
+from kiwi_id.instance.files import read_file, write_atomic
+from kiwi_id.kanidm import accounts
+from kiwi_id.kanidm.admin import recover_account
+from kiwi_id.kanidm.pin import client_context
+from kiwi_id.kanidm.rest import Kanidm, KanidmRefused, LoginDenied
+from kiwi_id.kanidm.server_toml import ServerToml
+from kiwi_id.logs import Log
+
+log = Log("bootstrap")
+
+ACCOUNT = "kiwi_id"
+"""The name of our service account."""
+ADMINISTRATOR = "idm_admin"
+"""The account that makes it. Kanidm's other one, ``admin``, is for the system and is never touched."""
+GROUPS = (
+    "idm_people_admins",
+    "idm_group_admins",
+    "idm_oauth2_admins",
+    "idm_service_account_admins",
+    "idm_account_policy_admins",
+    "idm_unix_admins",
+)
+"""What the account is a member of. Found by trying: without any one of them something that ``kiwi-id`` does is refused."""
+LABEL = "kiwi-id"
+_ALLOWED = "a file of mode 0600 with the token of Kiwi ID's account in Kanidm"
+
+
+class NotBootstrapped(KiwiError):
+    """There is no token, or none that can be used; the words say what to do. Exit code 78: trying again will not help."""
+
+    exit_code = Exit.CONFIG
+
+
+class ConsentNeeded(NotBootstrapped):
+    """An administrator would have to be reset, and nobody has agreed to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What was found or made.
+
+    ``recovered``: the administrator's password was reset. ``missing``: groups of :data:`GROUPS` that the account is not in.
+    ``others``: further API tokens of the account, None when they were not looked at.
+    """
+
+    action: Literal["kept", "made"]
+    token_file: Path
+    recovered: bool = False
+    missing: tuple[str, ...] = ()
+    others: int | None = None
+
+
+def token_file(server: ServerToml) -> Path:
+    """Return where the token of this instance is kept: beside the database that it belongs to."""
+    return server.db_path.with_name("kanidm-token")
+
+
+@asynccontextmanager
+async def open_kanidm(config: Config, server: ServerToml) -> AsyncIterator[Kanidm]:
+    """Open a REST client that acts as our service account.
+
+    Raises NotBootstrapped (no token, one that this user may not read, or one that Kanidm does not accept), KanidmUnreachable.
+    """
+    token = _read_token(token_file(server))
+    if token is None:
+        raise NotBootstrapped(
+            f"Kiwi ID has no account in this Kanidm yet ({token_file(server)} does not exist). Make it: kiwi-id bootstrap"
+        )
+    async with _connect(config, server) as kanidm:
+        kanidm.use_token(token)
+        if await _groups(kanidm) is None:
+            raise NotBootstrapped(
+                f"Kanidm does not accept the token in {token_file(server)}: it was revoked, or belongs to another database. "
+                "Make a new one: kiwi-id bootstrap --ask-password, or --recover"
+            )
+        yield kanidm
+
+
+async def bootstrap(
+    config: Config, server: ServerToml, *, recover: bool = False, password: str | None = None, revoke_others: bool = False
+) -> Outcome:
+    """Make our account and its token, or find that they are there; safe to repeat, and to go on with after a crash.
+
+    ``recover``: consent to reset the administrator, and to make the token anew. ``password``: the administrator's, which is then
+    used and not reset. ``revoke_others``: revoke all other tokens of the account. Raises ConsentNeeded, LoginDenied,
+    AdminSocketUnavailable, KanidmUnreachable, KanidmRefused, ConfigError (files).
+    """
+    file = token_file(server)
+    if not recover and password is None and (token := _read_token(file)) is not None:
+        async with _connect(config, server) as kanidm:
+            kanidm.use_token(token)
+            if (groups := await _groups(kanidm)) is not None:
+                return Outcome("kept", file, missing=tuple(group for group in GROUPS if group not in groups))
+    async with _connect(config, server) as kanidm:
+        recovered = await _sign_in(kanidm, server, password, recover=recover)
+        made = await accounts.create_service_account(kanidm, ACCOUNT, "Kiwi ID", managed_by="idm_admins")
+        for group in GROUPS:
+            await kanidm.add_members(group, ACCOUNT)
+        before = [] if made else await accounts.api_tokens(kanidm, ACCOUNT)
+        _write(file, await accounts.make_api_token(kanidm, ACCOUNT, LABEL) + "\n", server)
+        if revoke_others:
+            for other in before:
+                await accounts.revoke_api_token(kanidm, ACCOUNT, other.token_id)
+            before = []
+    _begun(server).unlink(missing_ok=True)
+    return Outcome("made", file, recovered, others=len(before))
+
+
+async def at_start(config: Config, server: ServerToml) -> bool:
+    """Do what ``bootstrap = true`` asks for at a start; return whether our account can be used.
+
+    Nothing that goes wrong here is a reason to end: people log in as before. It is logged with what to do.
+    """
+    try:
+        outcome = await bootstrap(config, server)
+    except KiwiError as error:
+        log.error("Kiwi ID has no account in Kanidm", error=str(error))
+        return False
+    if outcome.action == "made":
+        log.info("made Kiwi ID's account in Kanidm", account=ACCOUNT, token_file=str(outcome.token_file))
+    return True
+
+
+def _connect(config: Config, server: ServerToml) -> Kanidm:
+    return Kanidm(f"https://{config.upstream_addr}", client_context(server.tls_chain))
+
+
+async def _groups(kanidm: Kanidm) -> frozenset[str] | None:
+    """Return the groups of the account whose token is used, None when Kanidm does not accept it."""
+    try:
+        return await accounts.groups_of_self(kanidm)
+    except KanidmRefused as refused:
+        if refused.status in (401, 404):  # 404: the account itself is gone
+            return None
+        raise
+
+
+async def _sign_in(kanidm: Kanidm, server: ServerToml, password: str | None, *, recover: bool) -> bool:
+    """Sign in as the administrator; return whether its password was reset for that. Raises ConsentNeeded."""
+    if password is not None:
+        await kanidm.login(ADMINISTRATOR, password)
+        return False
+    if begun := _read_begun(server):
+        try:
+            await kanidm.login(ADMINISTRATOR, begun)
+        except LoginDenied:  # somebody has set another one since
+            _begun(server).unlink(missing_ok=True)
+        else:
+            return True
+    if not recover and not await accounts.is_never_used(kanidm, ADMINISTRATOR):
+        raise ConsentNeeded(
+            f"Somebody has set a password or passkey for '{ADMINISTRATOR}', so it is not reset without your word. Sign in with it: "
+            f"kiwi-id bootstrap --ask-password. Or have it reset, which ends what it signs in with now: kiwi-id bootstrap --recover"
+        )
+    # Before anything is reset it must be known that what comes of it can be kept.
+    _write(_begun(server), "{}\n", server)
+    password = await recover_account(server.admin_socket, ADMINISTRATOR)
+    _write(_begun(server), json.dumps({"password": password}) + "\n", server)
+    await kanidm.login(ADMINISTRATOR, password)
+    return True
+
+
+def _begun(server: ServerToml) -> Path:
+    """Return the file that holds the new password while the work lasts, so that a crash in it needs no second reset."""
+    return server.db_path.with_name("kanidm-token.begun")
+
+
+def _read_begun(server: ServerToml) -> str | None:
+    text = _read_token(_begun(server))
+    try:
+        password = json.loads(text or "{}").get("password")
+    except (ValueError, AttributeError):
+        return None
+    return password if isinstance(password, str) else None
+
+
+def _read_token(file: Path) -> str | None:
+    """Return what ``file`` holds, None when there is none. Raises NotBootstrapped when it cannot be used as it is."""
+    try:
+        mode = file.stat().st_mode
+        text = read_file(file).decode("ascii").strip()
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise NotBootstrapped(
+            f"{file}: only root and the user that Kiwi ID runs as may read it: run this as one of them."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        found = error.strerror or str(error) if isinstance(error, OSError) else "bytes that are no token"
+        raise NotBootstrapped(str(Problem(str(file), "", found, _ALLOWED, ""))) from None
+    if stat.S_IMODE(mode) & 0o077:
+        fix = f"Others may have read it: revoke it (kiwi-id bootstrap --recover --revoke-others), or chmod 600 {file}."
+        raise NotBootstrapped(str(Problem(str(file), "", f"mode {stat.S_IMODE(mode):04o}", _ALLOWED, fix)))
+    return text or None
+
+
+def _write(file: Path, text: str, server: ServerToml) -> None:
+    """Write a secret for the owner of the database alone, who is not root's bootstrap but the user that Kiwi ID runs as."""
+    try:
+        write_atomic(file, text.encode(), 0o600)
+        if os.geteuid() == 0:
+            owner = server.db_path.stat()
+            os.chown(file, owner.st_uid, owner.st_gid)
+    except OSError as error:
+        fix = "Run this as root or as the user that Kiwi ID runs as."
+        problem = Problem(str(error.filename or file), "", error.strerror or str(error), "a place that can be written to", fix)
+        raise ConfigError([problem]) from None
