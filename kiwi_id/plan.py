@@ -183,6 +183,8 @@ class Plan:
         if server.db_path != self._database:
             fix = "Restart Kiwi ID itself: its lock is beside the database with which it was started."
             raise ConfigError([Problem(str(server.path), "db_path", str(server.db_path), str(self._database), fix)])
+        if self.account is not None and (found := access.problems(self.config, server, self.account)):
+            raise ConfigError(found)
         return lambda: None
 
     async def keep_fresh(self, config: Callable[[], Config], wait_serving: Waiter, reload: Callable[[], None]) -> None:

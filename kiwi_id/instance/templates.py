@@ -46,7 +46,7 @@ def server_toml(*, domain: str, origin: str, bind: str, database: Path, chain: P
     """Return a server.toml in the flat format, which Kanidm 1.5.0 and every later one so far reads."""
     return f"""\
 # Kanidm's configuration, read by kanidmd and, for what it needs, by Kiwi ID. In the flat format, which every Kanidm
-# from 1.5.0 on reads. After a change of tls_*: 'kiwi-id reload'; of anything else: restart Kiwi ID.
+# from 1.5.0 on reads. After a change of tls_*: 'kiwi-id reload'; of db_path: restart Kiwi ID; else 'kiwi-id restart-upstream'.
 
 # The name that accounts (alice@…) and passkeys are bound to. Changing it later breaks passkeys and tokens.
 domain = {toml_value(domain)}

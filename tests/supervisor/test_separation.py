@@ -169,6 +169,18 @@ def test_what_would_not_work_or_not_separate_is_refused(kiwi: Kiwi, spoil: Calla
     assert said in done.stdout
 
 
+def test_a_restart_with_a_program_that_its_user_cannot_run_changes_nothing(kiwi: Kiwi) -> None:
+    """An upgrade that lost a mode bit is found out before the running kanidmd is stopped, not after."""
+    separate(kiwi).start_ready(before=opened(kiwi, PYTHON))
+    child = kiwi.child_pid()
+    kiwi.places.upstream_bin.chmod(0o700)
+    done = kiwi.cli("restart-upstream")
+    assert done.returncode == 78
+    assert f"a program that cannot be run by upstream_user {USER}" in done.stderr
+    assert kiwi.child_pid() == child
+    assert kiwi.get() == (200, "life 0")
+
+
 def test_without_the_right_to_change_users_it_is_refused(kiwi: Kiwi) -> None:
     """78, and which capabilities are missing."""
     separate(kiwi).start(before=["setpriv", "--bounding-set=-setuid,-kill", "--inh-caps=-setuid,-kill"])
