@@ -4,9 +4,9 @@ The first password of an instance can only come from the admin socket, which res
 out. So that is done when nobody can be using it (Kanidm says of an account that it has no credential at all), or when a person
 has asked for it, and never otherwise. From then on the token serves, and no administrator is reset again.
 
-The token is the database's, not the signing key's: it lies beside the database, survives a rotation of signing keys, and a backup
-of both belongs together. It is sealed by its mode, 0600, in a directory of mode 0700 and not by encryption: a key for it would lie
-on the same disk for the same user, who can read and replace the whole database anyway.
+The token lies beside the signing key, with mode 0600, and is not encrypted: a key for it would lie in the same directory for the
+same user, and one made from the signing key would be lost when that is rotated. Not beside the database: that directory may be
+closed to us (``upstream_user``).
 """
 
 from __future__ import annotations
@@ -74,27 +74,22 @@ class Outcome:
     others: int | None = None
 
 
-def token_file(server: ServerToml) -> Path:
-    """Return where the token of this instance is kept: beside the database that it belongs to."""
-    return server.db_path.with_name("kanidm-token")
-
-
 @asynccontextmanager
 async def open_kanidm(config: Config, server: ServerToml) -> AsyncIterator[Kanidm]:
     """Open a REST client that acts as our service account.
 
     Raises NotBootstrapped (no token, one that this user may not read, or one that Kanidm does not accept), KanidmUnreachable.
     """
-    token = _read_token(token_file(server))
+    token = _read_token(config.kanidm_token)
     if token is None:
         raise NotBootstrapped(
-            f"Kiwi ID has no account in this Kanidm yet ({token_file(server)} does not exist). Make it: kiwi-id bootstrap"
+            f"Kiwi ID has no account in this Kanidm yet ({config.kanidm_token} does not exist). Make it: kiwi-id bootstrap"
         )
     async with _connect(config, server) as kanidm:
         kanidm.use_token(token)
         if await _groups(kanidm) is None:
             raise NotBootstrapped(
-                f"Kanidm does not accept the token in {token_file(server)}: it was revoked, or belongs to another database. "
+                f"Kanidm does not accept the token in {config.kanidm_token}: it was revoked, or belongs to another database. "
                 "Make a new one: kiwi-id bootstrap --ask-password, or --recover"
             )
         yield kanidm
@@ -109,24 +104,24 @@ async def bootstrap(
     used and not reset. ``revoke_others``: revoke all other tokens of the account. Raises ConsentNeeded, LoginDenied,
     AdminSocketUnavailable, KanidmUnreachable, KanidmRefused, ConfigError (files).
     """
-    file = token_file(server)
+    file = config.kanidm_token
     if not recover and password is None and (token := _read_token(file)) is not None:
         async with _connect(config, server) as kanidm:
             kanidm.use_token(token)
             if (groups := await _groups(kanidm)) is not None:
                 return Outcome("kept", file, missing=tuple(group for group in GROUPS if group not in groups))
     async with _connect(config, server) as kanidm:
-        recovered = await _sign_in(kanidm, server, password, recover=recover)
+        recovered = await _sign_in(kanidm, config, server, password, recover=recover)
         made = await accounts.create_service_account(kanidm, ACCOUNT, "Kiwi ID", managed_by="idm_admins")
         for group in GROUPS:
             await kanidm.add_members(group, ACCOUNT)
         before = [] if made else await accounts.api_tokens(kanidm, ACCOUNT)
-        _write(file, await accounts.make_api_token(kanidm, ACCOUNT, LABEL) + "\n", server)
+        _write(file, await accounts.make_api_token(kanidm, ACCOUNT, LABEL) + "\n", config)
         if revoke_others:
             for other in before:
                 await accounts.revoke_api_token(kanidm, ACCOUNT, other.token_id)
             before = []
-    _begun(server).unlink(missing_ok=True)
+    _begun(config).unlink(missing_ok=True)
     return Outcome("made", file, recovered, others=len(before))
 
 
@@ -159,16 +154,16 @@ async def _groups(kanidm: Kanidm) -> frozenset[str] | None:
         raise
 
 
-async def _sign_in(kanidm: Kanidm, server: ServerToml, password: str | None, *, recover: bool) -> bool:
+async def _sign_in(kanidm: Kanidm, config: Config, server: ServerToml, password: str | None, *, recover: bool) -> bool:
     """Sign in as the administrator; return whether its password was reset for that. Raises ConsentNeeded."""
     if password is not None:
         await kanidm.login(ADMINISTRATOR, password)
         return False
-    if begun := _read_begun(server):
+    if begun := _read_begun(config):
         try:
             await kanidm.login(ADMINISTRATOR, begun)
         except LoginDenied:  # somebody has set another one since
-            _begun(server).unlink(missing_ok=True)
+            _begun(config).unlink(missing_ok=True)
         else:
             return True
     if not recover and not await accounts.is_never_used(kanidm, ADMINISTRATOR):
@@ -177,20 +172,20 @@ async def _sign_in(kanidm: Kanidm, server: ServerToml, password: str | None, *, 
             f"kiwi-id bootstrap --ask-password. Or have it reset, which ends what it signs in with now: kiwi-id bootstrap --recover"
         )
     # Before anything is reset it must be known that what comes of it can be kept.
-    _write(_begun(server), "{}\n", server)
+    _write(_begun(config), "{}\n", config)
     password = await recover_account(server.admin_socket, ADMINISTRATOR)
-    _write(_begun(server), json.dumps({"password": password}) + "\n", server)
+    _write(_begun(config), json.dumps({"password": password}) + "\n", config)
     await kanidm.login(ADMINISTRATOR, password)
     return True
 
 
-def _begun(server: ServerToml) -> Path:
+def _begun(config: Config) -> Path:
     """Return the file that holds the new password while the work lasts, so that a crash in it needs no second reset."""
-    return server.db_path.with_name("kanidm-token.begun")
+    return config.kanidm_token.with_name("kanidm-token.begun")
 
 
-def _read_begun(server: ServerToml) -> str | None:
-    text = _read_token(_begun(server))
+def _read_begun(config: Config) -> str | None:
+    text = _read_token(_begun(config))
     try:
         password = json.loads(text or "{}").get("password")
     except (ValueError, AttributeError):
@@ -218,12 +213,12 @@ def _read_token(file: Path) -> str | None:
     return text or None
 
 
-def _write(file: Path, text: str, server: ServerToml) -> None:
-    """Write a secret for the owner of the database alone, who is not root's bootstrap but the user that Kiwi ID runs as."""
+def _write(file: Path, text: str, config: Config) -> None:
+    """Write a secret, for the user alone that the signing key belongs to: root may be at work here, and Kiwi ID be another."""
     try:
         write_atomic(file, text.encode(), 0o600)
         if os.geteuid() == 0:
-            owner = server.db_path.stat()
+            owner = config.jwt_private_key.stat()
             os.chown(file, owner.st_uid, owner.st_gid)
     except OSError as error:
         fix = "Run this as root or as the user that Kiwi ID runs as."

@@ -206,6 +206,11 @@ class Config:
         return self.jwt_keys_dir or self.jwt_private_key.parent / "jwt-keys"
 
     @property
+    def kanidm_token(self) -> Path:
+        """Where the API token of our own account in Kanidm is kept: beside the signing key, for the same user and nobody else."""
+        return self.jwt_private_key.with_name("kanidm-token")
+
+    @property
     def compatibility_file(self) -> Path:
         """The instance's own pin of the kanidmd binary, beside config.toml."""
         return self.path.parent / "compatibility.toml"

@@ -61,7 +61,7 @@ def _group(gid: int) -> str:
 
 def secrets(config: Config) -> list[Path]:
     """Return the files of Kiwi ID that kanidmd's user must not read, those that exist."""
-    files = [config.jwt_private_key, config.forward_auth_secret_file]
+    files = [config.jwt_private_key, config.kanidm_token, config.forward_auth_secret_file]
     if config.keys_dir.is_dir():
         files += sorted(config.keys_dir.glob("*.pem"))
     return [file for file in files if file is not None and file.exists()]
