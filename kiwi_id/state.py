@@ -94,6 +94,12 @@ class ChildStatus:
             await self._changed.wait()
         return True
 
+    def give_up(self) -> None:
+        """Let nobody wait for readiness any longer who has waited until now."""
+        self._over = True
+        self._changed.set()
+        self._changed = trio.Event()
+
     def ended(self) -> None:
         """Tell everyone who holds something of the child's (connections) that this life of it is over."""
         self.pid = None

@@ -43,6 +43,8 @@ log = Log("supervisor")
 # Shares of shutdown_timeout: requests in flight get the first part, kanidmd what is left but for the sweep of orphans.
 DRAIN_SHARE = 0.5
 SWEEP_SHARE = 0.1
+# For answers to be sent to those who have waited in vain until the end of the drain, seconds.
+LAST_WORDS = 0.2
 # After an internal error: for kanidmd and what it has left behind to end, seconds.
 LAST_CHANCE = 10.0
 # How long another's lock on the database is waited for, seconds; a predecessor that hands its sockets over has its whole
@@ -236,6 +238,11 @@ class Supervisor:
         if "listener" in self._siblings:
             self.listener.stop()
             await self.signals.unless_hurried(lambda: self._siblings.ended("listener"), total * DRAIN_SHARE)
+            if self.listener.connections:
+                # Who waits at the gate still, for a kanidmd that has not come, gets an answer before the end: 503.
+                self.status.give_up()
+                with trio.move_on_after(LAST_WORDS):
+                    await self._siblings.ended("listener")
             if self.listener.connections:
                 log.warn("ending connections that did not drain", connections=len(self.listener.connections))
             await self._siblings.end("listener")

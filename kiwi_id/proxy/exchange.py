@@ -125,6 +125,7 @@ class Exchange(ABC):
             request_id=self.request_id,
             html_wanted=pages.wants_html(self.headers),
             retry_after=retry_after,
+            method=self.method,
         )
         self.notes.setdefault("error", code)
         await self.respond(status, [*own, *(headers or [])], body)

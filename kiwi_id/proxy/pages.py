@@ -40,17 +40,21 @@ def error(
     request_id: bytes,
     html_wanted: bool,
     retry_after: int | None = None,
+    method: bytes = b"GET",
 ) -> tuple[Headers, bytes]:
     """Return headers and body of an error response; ``code`` is stable for programs, ``message`` is for people.
 
-    ``retry_after`` in seconds becomes ``Retry-After`` and, on a page, a refresh by itself.
+    ``retry_after`` in seconds becomes ``Retry-After`` and, on a page, a refresh by itself: of what was asked by GET only, because a
+    browser refreshes by GET whatever it has sent.
     """
     extra: Headers = [(b"x-request-id", request_id)]
     if retry_after is not None:
         extra.append((b"retry-after", str(retry_after).encode()))
     if html_wanted:
         hint = ""
-        if retry_after is not None:
+        if retry_after is not None and method not in (b"GET", b"HEAD"):
+            hint = "<p>Nothing was done. Go back, or reload this page, to send it again.</p>\n"
+        elif retry_after is not None:
             hint = "<p>You need not do anything: this page tries again by itself.</p>\n"
             extra.append((b"refresh", str(retry_after).encode()))
         number = html.escape(request_id.decode("latin-1"))

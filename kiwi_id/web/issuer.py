@@ -137,7 +137,13 @@ def refusal(request: Request, status: int, code: str, message: str, *, retry_aft
 
     html_wanted = pages.wants_html(request.headers)
     headers, body = pages.error(
-        status, code, message, request_id=request.request_id, html_wanted=html_wanted, retry_after=retry_after
+        status,
+        code,
+        message,
+        request_id=request.request_id,
+        html_wanted=html_wanted,
+        retry_after=retry_after,
+        method=request.method.encode(),
     )
     ours = (b"content-length", b"x-request-id")  # the server adds these to every response
     return Response(status, [header for header in headers if header[0] not in ours], body)

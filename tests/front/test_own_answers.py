@@ -26,6 +26,7 @@ WAYS = {
     ChildState.UNHEALTHY: (ChildState.UNHEALTHY,),
     ChildState.BACKOFF: (ChildState.BACKOFF,),
     ChildState.STARTING: (ChildState.BACKOFF, ChildState.STARTING),
+    ChildState.RESTARTING: (ChildState.RESTARTING,),
     ChildState.STOPPING: (ChildState.STOPPING,),
     ChildState.STOPPED: (ChildState.STOPPING, ChildState.STOPPED),
     ChildState.FAILED: (ChildState.FAILED,),
