@@ -1,7 +1,8 @@
 """The load of ``bench.logins``: browsers and relying parties in a process of its own, each doing one login after the other.
 
 Reads one JSON object (see ``Job``) from standard input, prints one JSON line: ``logins``, ``seconds`` and, for each step, the
-median time in microseconds. As cheap as Python allows: what the load costs, both contenders pay alike.
+median time (``steps``) and all times (``times``) in microseconds. As cheap as Python allows: what the load costs, both contenders
+pay alike.
 """
 
 from __future__ import annotations
@@ -201,6 +202,7 @@ async def run(job: Job) -> dict[str, Any]:
         "logins": job.logins * len(people),
         "seconds": took,
         "steps": {name: statistics.median(times) * 1e6 for name, times in steps.items()},
+        "times": {name: [round(each * 1e6, 1) for each in times] for name, times in steps.items()},
     }
 
 

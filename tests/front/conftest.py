@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import fields, replace
@@ -94,6 +95,37 @@ class Front:
         """Wait until so many connections have a request in progress."""
         while len(self.listener.connections) - len(self.listener.shared.heads) != count:
             await trio.testing.wait_all_tasks_blocked(0.01)
+
+    async def connect_from(self, source: str) -> Client:
+        """Open a connection from one of the loopback's other addresses, without TLS."""
+        address = self.listener.addresses[0]
+        tcp = await trio.open_tcp_stream(address.host, address.port, local_address=source)
+        self.clients.append(Client(tcp, tcp))
+        return self.clients[-1]
+
+    async def reader(self, request: bytes) -> Client:
+        """Ask from a socket whose kernel takes little that is not read, and read nothing."""
+        sock = trio.socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await sock.connect((self.listener.addresses[0].host, self.listener.addresses[0].port))
+        tcp = trio.SocketStream(sock)
+        self.clients.append(Client(tcp, tcp))
+        await tcp.send_all(request)
+        return self.clients[-1]
+
+    async def gone(self) -> None:
+        """Close all clients and wait until nothing is left of them."""
+        for client in self.clients:
+            client.close()
+        while self.listener.open or self.listener.connections:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not self.listener.shared.heads
+        assert not self.listener.shared.readers
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """What was refused so far, by kind."""
+        return self.listener.shared.refusals.counts
 
     async def ask(self, request: bytes, method: str = "GET") -> Reply:
         """Send one request on a connection of its own."""
