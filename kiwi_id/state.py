@@ -34,7 +34,7 @@ _ALLOWED: dict[ChildState, frozenset[ChildState]] = {
     _S.READY: frozenset({_S.UNHEALTHY, _S.RESTARTING, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
     _S.UNHEALTHY: frozenset({_S.READY, _S.RESTARTING, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
     # Asked to end by us, and nothing is sent to it any more; READY again when that was taken back.
-    _S.RESTARTING: frozenset({_S.READY, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
+    _S.RESTARTING: frozenset({_S.READY, _S.RESTARTING, _S.BACKOFF, _S.STARTING, _S.STOPPING, _S.FAILED}),
     _S.BACKOFF: frozenset({_S.STARTING, _S.STOPPING, _S.FAILED}),
     _S.STOPPING: frozenset({_S.STOPPED}),
     _S.FAILED: frozenset({_S.STOPPING, _S.STOPPED}),
@@ -61,6 +61,7 @@ class ChildStatus:
         self.on_exit: list[Callable[[], None]] = []
         self.on_change: list[Callable[[], None]] = []
         self._changed = trio.Event()
+        self._doubted = trio.Event()
         self._over = False
 
     @property
@@ -93,6 +94,15 @@ class ChildStatus:
                 return False
             await self._changed.wait()
         return True
+
+    def doubt(self) -> None:
+        """Ask the watchdog to look now: kanidmd has lost what it was sent, or takes no connection."""
+        self._doubted.set()
+
+    async def wait_doubt(self) -> None:
+        """Wait until somebody doubts that the child serves."""
+        await self._doubted.wait()
+        self._doubted = trio.Event()
 
     def give_up(self) -> None:
         """Let nobody wait for readiness any longer who has waited until now."""

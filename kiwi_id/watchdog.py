@@ -17,6 +17,8 @@ log = Log("watchdog")
 LAST_PROBE = 1.0
 # Between two probes that fail at once, when there is time left for no more than one that hangs, seconds.
 SHORTEST_PAUSE = 0.2
+# So many refused connections in a row, SHORTEST_PAUSE apart, show that a live kanidmd has closed its listener.
+REFUSALS = 2
 _TICK = 0.01
 
 
@@ -50,13 +52,18 @@ async def watch(
     while await status.wait_serving():
         life = status.pid
         healthy_at = trio.current_time()
+        refusals = 0
         while status.serving and status.pid == life:
             now = settings()
             left = healthy_at + now.timeout - trio.current_time()
             # Once it is failing, the last probe ends when the time is over, and not up to an interval later.
             failing = status.state is ChildState.UNHEALTHY
             pause = max(min(now.interval, SHORTEST_PAUSE), left - now.probe_timeout)
-            await trio.sleep(min(now.interval, pause, max(left, 0.0)) if failing else now.interval)
+            if refusals:
+                await trio.sleep(SHORTEST_PAUSE)
+            else:
+                with trio.move_on_after(min(now.interval, pause, max(left, 0.0)) if failing else now.interval):
+                    await status.wait_doubt()
             if not status.serving or status.pid != life:
                 break
             began = trio.current_time()
@@ -69,6 +76,13 @@ async def watch(
                     log.warn("cannot ask kanidmd, for lack of our own", error=str(error))
                     healthy_at = began
                     continue
+                refusals = refusals + 1 if error.refused else 0
+                if refusals >= REFUSALS and status.serving and status.pid == life:
+                    # It is ending, for a reason of its own, and may take long over it: connections that are open hold it. Meanwhile
+                    # it half works: what is sent on them fails in odd ways. Requests wait for the next one.
+                    status.transition(ChildState.RESTARTING, "it does not listen any more")
+                    await restart("it does not listen any more")
+                    continue
                 # The probe's answer may be older than the state: the child may have ended while we waited for it.
                 if status.state is ChildState.READY and status.pid == life:
                     status.transition(ChildState.UNHEALTHY, f"probe failed: {error}")
@@ -77,6 +91,6 @@ async def watch(
                 if silent >= settings().timeout - _TICK and status.state is ChildState.UNHEALTHY and status.pid == life:
                     await restart(f"no successful probe for {silent:.0f} s")
             else:
-                healthy_at = began
+                healthy_at, refusals = began, 0
                 if status.state is ChildState.UNHEALTHY and status.pid == life:
                     status.transition(ChildState.READY, "probe answered")

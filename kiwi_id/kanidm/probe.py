@@ -24,11 +24,14 @@ _MOST = 16384
 
 
 class ProbeFailed(Exception):
-    """kanidmd did not answer as it should; the message says how. ``ours``: we could not even ask, which says nothing of it."""
+    """kanidmd did not answer as it should; the message says how.
 
-    def __init__(self, message: str, *, ours: bool = False) -> None:
+    ``ours``: we could not even ask, which says nothing of it; ``refused``: nobody listens there.
+    """
+
+    def __init__(self, message: str, *, ours: bool = False, refused: bool = False) -> None:
         super().__init__(message)
-        self.ours = ours
+        self.ours, self.refused = ours, refused
 
 
 async def probe(address: Address, pin: UpstreamPin, *, timeout: float) -> None:
@@ -48,7 +51,8 @@ async def probe(address: Address, pin: UpstreamPin, *, timeout: float) -> None:
     except trio.TooSlowError:
         raise ProbeFailed(f"no answer within {timeout:g} s") from None
     except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
-        raise ProbeFailed(str(error.__cause__ or error), ours=exhausted(error)) from None
+        refused = isinstance(error, ConnectionRefusedError)
+        raise ProbeFailed(str(error.__cause__ or error), ours=exhausted(error), refused=refused) from None
     status = answer.split(b"\r\n", 1)[0].split(b" ")
     if len(status) < 2 or status[0] != b"HTTP/1.1" or status[1] != b"200":
         raise ProbeFailed("an answer that is not 200")

@@ -64,6 +64,7 @@ class Gate:
 
     async def life_ends(self, life: int | None) -> bool:
         """Wait a moment for the end of a life of the child that has begun to end; tell whether it has ended."""
+        self._status.doubt()
         with trio.move_on_after(DYING):
             # Looked at and not waited for: this is rare, and whoever ends, stops or restarts the child would have to tell.
             while self._status.pid == life and self._status.serving:  # noqa: ASYNC110

@@ -58,10 +58,13 @@ class Faults:
         self._short = lived < _LONG_LIFE
         old = await self._world.ready(None)
         self._tally.lives += 1
+        self._tally.ending = True
         with trio.CancelScope() as told:
             self._nursery.start_soon(self._say_again, old, number, told)
             await self._world.ready(old)
         told.cancel()
+        self._tally.lives += 1
+        self._tally.ending = False
         self._since = trio.current_time()
 
     async def _say_again(self, pid: int, number: int, until: trio.CancelScope) -> None:

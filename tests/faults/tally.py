@@ -32,7 +32,8 @@ class Tally:
     duplicates: int = 0
     harmed: int = 0  # requests that a planned restart made uncertain, or had begin anew
     slowest: float = 0.0
-    lives: int = 0  # how often kanidmd was ended so far: a login that spans one may have to begin anew
+    lives: int = 0  # how often kanidmd was ended, or served anew: a login that spans such a moment may have to begin anew
+    ending: bool = False  # it has been told to end: it may say by itself that a login cannot be
 
     def total(self, outcome: str) -> int:
         """Return how many requests had that outcome."""
@@ -73,7 +74,7 @@ class Tally:
         if method not in ("GET", "HEAD") and (answer.status, answer.own_error) == (502, "upstream_failed"):
             self.note(kind, "uncertain")
             raise Uncertain
-        if not answer.own_error and since is not None and since != self.lives:
+        if not answer.own_error and since is not None and (since != self.lives or self.ending):
             self.note(kind, "anew")
             raise Anew
         text = re.sub(r"<[^>]+>|\s+", " ", answer.body.decode("utf-8", "replace"))[-300:]

@@ -11,7 +11,7 @@ import pytest
 
 from kiwi_id.oom import MemoryKills
 from tests.supervisor.conftest import make  # noqa: F401 - a fixture
-from tests.supervisor.kiwi import Kiwi
+from tests.supervisor.kiwi import Kiwi, eventually
 
 
 @pytest.mark.parametrize("where", ["group", "machine", "nothing"])
@@ -51,3 +51,27 @@ def test_a_kill_from_elsewhere_is_told(make: Callable[..., Kiwi]) -> None:  # no
     assert kiwi.stop() == 0
     assert kiwi.logs(msg="killing the child: it did not end in time")
     assert len(kiwi.logs(msg="the child was killed, and not by us")) == 1
+
+
+def test_a_kanidmd_that_lingers_at_its_end(make: Callable[..., Kiwi]) -> None:  # noqa: F811
+    """One that was told to end by somebody else, listens no more and is kept alive by open connections, is replaced; none is lost."""
+    kiwi = make()
+    kiwi.behave({"linger": 600}, {})
+    kiwi.start_ready()
+    with kiwi.connection() as held:
+        held.request("GET", "/slow?s=0.5")  # keeps it alive as a slow client would
+        kiwi.wait_event("request")
+        os.kill(kiwi.child_pid(), signal.SIGTERM)
+        bodies = []
+
+        def next_life() -> bool:
+            status, body = kiwi.get()
+            assert status == 200
+            bodies.append(body)
+            return body == "life 1"
+
+        eventually(next_life, "an answer of the next life")
+        assert held.getresponse().status == 200
+    assert [record["reason"] for record in kiwi.logs(msg="child restarting")] == ["it does not listen any more"]
+    assert set(bodies) <= {"life 0", "life 1"}
+    assert kiwi.stop() == 0

@@ -5,7 +5,8 @@ list of one behaviour a life, the last of which repeats; what happens is appende
 
 ``print``: lines to print first; ``exit``: end with this code before readiness; ``exit_after``: ``[code, seconds]`` after it;
 ``never_ready``: do not listen; ``hang``: accept and never answer; ``ready_after``: seconds until it listens; ``early_hup``: take
-a HUP before readiness instead of dying of it; ``ignore_term``; ``lose_terms``: so many TERMs have no effect; ``grandchild``:
+a HUP before readiness instead of dying of it; ``ignore_term``; ``linger``: at a TERM stop listening, but serve open
+connections on for so many seconds; ``lose_terms``: so many TERMs have no effect; ``grandchild``:
 ``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe; ``orphans``: so many (hundreds) when ready.
 ``/slow?s=N`` is answered after N seconds, ``/headers`` with the request's head, everything else at once.
 """
@@ -67,7 +68,9 @@ class Fake:
         self.event("signal", name=signal.Signals(number).name)
         if number == signal.SIGHUP and hasattr(self, "context"):
             self.context.load_cert_chain(self.settings["tls_chain"], self.settings["tls_key"])
-        if number == signal.SIGTERM and not self.does.get("ignore_term"):
+        if number == signal.SIGTERM and self.does.get("linger"):
+            self.listener.close()
+        elif number == signal.SIGTERM and not self.does.get("ignore_term"):
             self.terms += 1
             if self.terms > self.does.get("lose_terms", 0):
                 os._exit(0)
@@ -103,14 +106,18 @@ class Fake:
         does = self.does
         host, port = self.settings["bindaddress"].rsplit(":", 1)
         signal.signal(signal.SIGHUP, self.signalled)
-        listener = socket.create_server((host, int(port)), backlog=64)
+        self.listener = listener = socket.create_server((host, int(port)), backlog=64)
         self.event("ready")
         if count := does.get("orphans"):
             threading.Thread(target=self.orphans, args=(count,)).start()
         if after := does.get("exit_after"):
             threading.Timer(after[1], os._exit, [after[0]]).start()
         while True:
-            client, _ = listener.accept()
+            try:
+                client, _ = listener.accept()
+            except OSError:  # closed by a TERM
+                time.sleep(does["linger"])
+                os._exit(0)
             threading.Thread(target=self.answer, args=(context, client), daemon=True).start()
 
     def gone(self) -> bytes:

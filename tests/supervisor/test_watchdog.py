@@ -72,6 +72,51 @@ async def test_probes_come_every_interval(autojump_clock: object) -> None:
     assert watched.restarts == []
 
 
+@pytest.mark.parametrize("doubted", [False, True])
+async def test_a_child_that_does_not_listen_any_more_is_replaced_at_once(autojump_clock: object, doubted: bool) -> None:
+    """Two refused connections are enough, and nothing is sent to it from then on; a doubt brings the first of them forward."""
+    watched = Watched(5, 60)
+
+    async def refuse(_seconds: float) -> None:
+        watched.probes.append(trio.current_time())
+        if len(watched.probes) > 1:
+            raise ProbeFailed("refused", refused=True)
+
+    watched.probe = refuse  # type: ignore[method-assign]
+    states: list[S] = []
+    watched.status.on_change.append(lambda: states.append(watched.status.state))
+
+    async def script() -> None:
+        await trio.sleep(6)
+        if doubted:
+            watched.status.doubt()
+        await watched.restarted.wait()
+
+    await watched.during(script)
+    assert watched.probes == pytest.approx([5, 6, 6.2] if doubted else [5, 10, 10.2])
+    assert watched.restarts == pytest.approx([6.2 if doubted else 10.2])
+    assert S.RESTARTING in states
+
+
+async def test_one_refused_connection_is_no_reason(autojump_clock: object) -> None:
+    """A kanidmd that answers the next probe is left alone."""
+    watched = Watched(5, 60)
+
+    async def refuse(_seconds: float) -> None:
+        watched.probes.append(trio.current_time())
+        if len(watched.probes) % 2:
+            raise ProbeFailed("refused", refused=True)
+
+    watched.probe = refuse  # type: ignore[method-assign]
+
+    async def script() -> None:
+        await trio.sleep(60)
+
+    await watched.during(script)
+    assert watched.restarts == []
+    assert watched.status.state is S.READY
+
+
 @pytest.mark.parametrize(("interval", "timeout"), [(5, 60), (1, 1), (0.2, 1), (30, 45)])
 async def test_silence_for_the_timeout_restarts(autojump_clock: object, interval: float, timeout: float) -> None:
     """Restarted when the timeout is over: not before, and at most the least time of one probe after it."""
