@@ -10,8 +10,8 @@ from collections.abc import Hashable
 
 from kiwi_id.values import Rate
 
-# About 200 bytes each. Who wants the failures of one key forgotten must fail with as many others.
-MOST = 32768
+# Some 300 bytes each. Who wants the failures of one key forgotten must fail with as many others.
+MOST = 16384
 _SECOND = 1_000_000_000
 
 
