@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import socket
 import ssl
 import statistics
@@ -41,15 +42,15 @@ def until_200(process: subprocess.Popen[bytes], port: int, path: str, *, tls: bo
     raise SystemExit("bench: not ready in time")
 
 
-def one_start(command: list[str], port: int, path: str, *, tls: bool, log: Path) -> float:
-    """Start, wait for readiness, stop; return seconds from start to ready."""
+def one_start(command: list[str], port: int, path: str, *, tls: bool, log: Path, end: signal.Signals = signal.SIGTERM) -> float:
+    """Start, wait for readiness, stop by a signal; return seconds from start to ready."""
     with log.open("ab") as output:
         began = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
         try:
             return until_200(process, port, path, tls=tls) - began
         finally:
-            process.terminate()
+            process.send_signal(end)
             process.wait(20)
 
 

@@ -54,7 +54,7 @@ def test_a_kill_from_elsewhere_is_told(make: Callable[..., Kiwi]) -> None:  # no
 
 
 def test_a_kanidmd_that_lingers_at_its_end(make: Callable[..., Kiwi]) -> None:  # noqa: F811
-    """One that was told to end by somebody else, listens no more and is kept alive by open connections, is replaced; none is lost."""
+    """One that somebody else told to end, that listens no more but is kept alive by a client, is replaced; no request is lost."""
     kiwi = make()
     kiwi.behave({"linger": 600}, {})
     kiwi.start_ready()

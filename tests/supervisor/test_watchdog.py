@@ -82,7 +82,7 @@ async def test_a_child_that_does_not_listen_any_more_is_replaced_at_once(autojum
         if len(watched.probes) > 1:
             raise ProbeFailed("refused", refused=True)
 
-    watched.probe = refuse  # type: ignore[method-assign]
+    watched.probe = refuse  # type: ignore[method-assign, assignment]
     states: list[S] = []
     watched.status.on_change.append(lambda: states.append(watched.status.state))
 
@@ -107,7 +107,7 @@ async def test_one_refused_connection_is_no_reason(autojump_clock: object) -> No
         if len(watched.probes) % 2:
             raise ProbeFailed("refused", refused=True)
 
-    watched.probe = refuse  # type: ignore[method-assign]
+    watched.probe = refuse  # type: ignore[method-assign, assignment]
 
     async def script() -> None:
         await trio.sleep(60)
