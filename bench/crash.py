@@ -3,7 +3,8 @@
     python -m bench.crash [--upstream-bin PATH] [--rounds 7] [--seconds 20] [--every 5] [--rate 200]
 
 First kanidmd alone is started, to the first answer that a client polling every 2 ms gets, after a stop and after a kill, from which
-its database has to recover: the second is what a stall is held against. Then it is killed under each front, and a client asks in the same moment: the *stall* is the time to its answer (nginx: to the first that is no error, asked every 2 ms).
+its database has to recover. Then it is killed under each front, and a client asks in the same moment: the *stall* is the time to
+its answer (nginx: to the first that is no error, asked every 2 ms), held against a start after a stop, which is the harder measure.
 Then requests come at random times, ``--rate`` a second, while kanidmd is killed every ``--every`` seconds: what is not answered
 with 200 has failed. The shell loop starts kanidmd again at once, whenever it ends. The full run is ``--seconds 120``.
 """
@@ -198,12 +199,12 @@ def main() -> None:
         server = [str(instance.binary), "server", "-c", str(instance.places.upstream_config)]
         log = directory / "log"
         one_start(server, instance.upstream, PATH, tls=True, log=log)  # makes the database
-        clean, start = (
+        start, killed = (
             statistics.median(one_start(server, instance.upstream, PATH, tls=True, log=log, end=end) for _ in range(args.rounds))
             for end in (signal.SIGTERM, signal.SIGKILL)
         )
-        name = instance.binary.name
-        print(f"{name} alone, start to ready: {clean * 1000:.0f} ms after a stop, {start * 1000:.0f} ms after a kill -9")
+        program = instance.binary.name
+        print(f"{program} alone, start to ready: {start * 1000:.0f} ms after a stop, {killed * 1000:.0f} ms after a kill -9")
         print(f"wanted: ratio of the stall at most {WANTED_RATIO}, and no request failed")
         with kiwi(instance, directory / "kiwi.log") as front:
             measure(front, args, start)
