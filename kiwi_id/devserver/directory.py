@@ -5,7 +5,7 @@ keys). References between entries are kept as UUIDs and shown as `name@domain`.
 """
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ _GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 # The real server splits writing into many access profiles; here whoever is in one of the groups that have them may write all.
 _WRITERS = frozenset(key for name, key, _ in _GROUPS if name.endswith("_admins"))
-_UNIQUE = ("name", "mail")
+_UNIQUE = ("name", "mail", "gidnumber")
 _REFERENCES = frozenset({"member", "entry_managed_by"})
 
 
@@ -80,6 +80,8 @@ class Directory:
     def __init__(self, store: Store, domain: str) -> None:
         self.domain = domain
         self._store = store
+        # Of entries in the recycle bin: Kanidm gives no UUID twice.
+        self._gone: set[str] = set(store.all("gone"))
         self._entries: dict[str, Entry] = {
             key: Entry(key, value["attrs"], value["private"]) for key, value in store.all("entry").items()
         }
@@ -141,21 +143,71 @@ class Directory:
         """Make a new entry; raises ApiError as Kanidm does for what is missing, unknown or taken."""
         if not attrs.get("name"):
             raise ApiError(500, "invalidentrystate")
-        all_classes = sorted({"object", *classes, *attrs.get("class", [])})
-        stored = {key: self._refer(key, schema.check(all_classes, key, values)) for key, values in attrs.items()}
-        stored["class"] = all_classes
-        for cls in all_classes:
+        [entry] = self.create_many([{**attrs, "class": [*classes, *attrs.get("class", [])]}])
+        return entry
+
+    def create_many(self, entries: list[dict[str, list[str]]]) -> list[Entry]:
+        """Make new entries, classes included, all or none; they may name each other by the UUIDs that they bring."""
+        coming = {value for attrs in entries for value in attrs.get("uuid", ())}
+        made: list[Entry] = []
+        try:
+            for attrs in entries:
+                entry = self._new(attrs, coming)
+                made.append(entry)
+                self._entries[entry.uuid] = entry
+        except ApiError:
+            for entry in made:
+                del self._entries[entry.uuid]
+            raise
+        self._store.put_all("entry", {entry.uuid: {"attrs": entry.attrs, "private": entry.private} for entry in made})
+        return made
+
+    def _new(self, attrs: dict[str, list[str]], coming: set[str]) -> Entry:
+        classes = sorted({"object", *attrs.get("class", [])})
+        key = attrs.get("uuid", [str(uuid.uuid4())])[0]
+        if key in self._entries or key in self._gone:
+            raise ApiError(500, {"plugin": {"base": "Uuid duplicate found in database"}})
+        if key in coming and not {"person", "group"} & set(classes):
+            # Of the profiles for creating entries only these two have the attribute (server/lib/src/constants/acp.rs).
+            raise ApiError(403, "accessdenied")
+        stored = {
+            attr: self._refer(attr, schema.check(classes, attr, values), coming) for attr, values in attrs.items() if attr != "uuid"
+        }
+        stored["class"] = classes
+        for cls in classes:
             missing = [attr for attr in schema.REQUIRED.get(cls, ()) if not stored.get(attr)]
             if missing:
                 raise ApiError(400, {"schemaviolation": {"missingmustattribute": missing}})
-        entry = Entry(str(uuid.uuid4()), stored)
+        entry = Entry(key, stored)
         self._check_unique(entry)
         if entry.is_a("oauth2_resource_server"):
             entry.private = {"secret": new_secret(), "scopes": {}, "sup": {}, "claims": {}, "o2": {}}
             entry.private["key"] = SigningKey.generate().pem()
             entry.private["box"] = Fernet.generate_key().decode()
-        self.save(entry)
         return entry
+
+    def change(self, entry: Entry, changes: list[tuple[str, str, str]]) -> None:
+        """Carry out ``present``, ``removed`` and ``purged`` changes (kind, attribute, value) of one entry, all or none."""
+        attrs = {attr: list(values) for attr, values in entry.attrs.items()}
+        for kind, attr, value in changes:
+            if kind == "purged":
+                attrs.pop(attr, None)
+                continue
+            [stored] = self._refer(attr, schema.check(schema.ANY, attr, [value]))
+            if kind == "present" and stored not in attrs.get(attr, ()):
+                attrs.setdefault(attr, []).append(stored)
+            elif kind == "removed":
+                attrs[attr] = [other for other in attrs.get(attr, ()) if other != stored]
+        attrs = {attr: schema.check(attrs["class"], attr, values) for attr, values in attrs.items() if values}
+        attrs["class"].sort()
+        for attr, values in attrs.items():
+            if attr in schema.SINGLE and len(values) > 1:
+                raise ApiError(400, {"schemaviolation": {"invalidattributesyntax": attr}})
+        if not attrs.get("name"):
+            raise ApiError(400, {"schemaviolation": {"missingmustattribute": ["name"]}})
+        self._check_unique(Entry(entry.uuid, attrs))
+        entry.attrs = attrs
+        self.save(entry)
 
     def modify(self, entry: Entry, attr: str, values: list[str] | None) -> None:
         """Replace one attribute's values; None or an empty list removes it."""
@@ -177,6 +229,8 @@ class Directory:
         """Remove an entry and every reference to it."""
         del self._entries[entry.uuid]
         self._store.delete("entry", entry.uuid)
+        self._store.put("gone", entry.uuid, None)
+        self._gone.add(entry.uuid)
         for other in list(self._entries.values()):
             for attr in _REFERENCES & other.attrs.keys():
                 if entry.uuid in other.attrs[attr]:
@@ -191,13 +245,13 @@ class Directory:
         # Every map, not just the first that names it.
         return sum(found.pop(gone, None) is not None for found in maps) > 0
 
-    def _refer(self, attr: str, values: list[str]) -> list[str]:
+    def _refer(self, attr: str, values: list[str], coming: Container[str] = ()) -> list[str]:
         if attr not in _REFERENCES:
             return values
-        found = [self.get(value) for value in values]
-        if None in found:
+        found = [value if value in coming else (self.get(value) or Entry("", {})).uuid for value in values]
+        if "" in found:
             raise ApiError(500, {"plugin": {"referentialintegrity": "Uuid referenced not found in database"}})
-        return [entry.uuid for entry in found if entry]
+        return found
 
     def _check_unique(self, entry: Entry) -> None:
         for other in self._entries.values():

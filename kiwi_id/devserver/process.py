@@ -13,7 +13,7 @@ from types import FrameType
 
 import trio
 
-from kiwi_id.devserver import KANIDM_VERSION, adminsock, credential, log, login, misc, oauth2_http, reset, rest, v1, views
+from kiwi_id.devserver import KANIDM_VERSION, adminsock, credential, log, login, misc, oauth2_http, raw, reset, rest, v1, views
 from kiwi_id.devserver.app import App, Site, log_request
 from kiwi_id.devserver.auth import Authenticator
 from kiwi_id.devserver.config import ServerConfig
@@ -41,7 +41,7 @@ def run(config: ServerConfig) -> int:
 
 def _router(app: App) -> Router:
     router = Router()
-    for module in (misc, v1, rest, credential, oauth2_http):
+    for module in (misc, v1, rest, raw, credential, oauth2_http):
         module.add_routes(router, app)
     if app.config.ui:
         login.add_routes(router, app)

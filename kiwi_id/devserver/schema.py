@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from kiwi_id.devserver.http import ApiError
 
-__all__ = ["REQUIRED", "check", "loopback", "normal_url", "parse_url"]
+__all__ = ["ANY", "REQUIRED", "SINGLE", "check", "loopback", "normal_url", "parse_url"]
 
 REQUIRED = {
     "person": ("displayname",),
@@ -15,6 +15,7 @@ REQUIRED = {
 """Attributes that each class needs besides its name."""
 
 _POLICY = (
+    "allow_primary_cred_fallback",
     "auth_password_minimum_length",
     "authsession_expiry",
     "credential_type_minimum",
@@ -45,14 +46,20 @@ _KNOWN = {
     "oauth2_strict_redirect_uri",
     "ssh_publickey",
 }
-# An attribute that is here may stand only in entries of that class.
-_CLASS_OF = {
-    **dict.fromkeys(_POLICY, "account_policy"),
-    "member": "group",
-    "oauth2_allow_insecure_client_disable_pkce": "oauth2_resource_server_basic",
-    "oauth2_allow_localhost_redirect": "oauth2_resource_server_public",
-    "legalname": "person",
-    "mail": "person",
+SINGLE = frozenset(_KNOWN - {"class", "mail", "member", "oauth2_rs_origin", "ssh_publickey"})
+"""Attributes that have one value."""
+ANY = ["*"]
+"""Classes of an entry of which it is not known yet what it will be: any attribute may stand there."""
+# An attribute that is here may stand only in entries of one of those classes.
+_CLASS_OF: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_POLICY, ("account_policy",)),
+    "gidnumber": ("posixaccount", "posixgroup"),
+    "legalname": ("person",),
+    "loginshell": ("posixaccount",),
+    "mail": ("group", "person", "service_account"),
+    "member": ("group",),
+    "oauth2_allow_insecure_client_disable_pkce": ("oauth2_resource_server_basic",),
+    "oauth2_allow_localhost_redirect": ("oauth2_resource_server_public",),
 }
 _BOOLS = re.compile(r"oauth2_(allow_|jwt_legacy|prefer_short|strict_)")
 _INAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -95,13 +102,16 @@ def check(classes: list[str], attr: str, values: list[str]) -> list[str]:
     """The values in the form that is stored; raises ApiError for a name, class or value that Kanidm refuses."""
     if attr not in _KNOWN:
         raise ApiError(400, {"invalidattributename": attr})
-    needed = _CLASS_OF.get(attr)
-    if values and needed and needed not in classes:
+    needed = _CLASS_OF.get(attr, ())
+    if values and needed and classes is not ANY and not set(needed) & set(classes):
         raise ApiError(400, {"schemaviolation": {"attributenotvalidforclass": attr}})
     if attr in ("oauth2_rs_origin", "oauth2_rs_origin_landing"):
         return [normal_url(value) for value in values]
     if _BOOLS.match(attr) and not all(value in ("true", "false") for value in values):
         raise ApiError(400, {"invalidattribute": "Invalid boolean syntax"})
+    if attr == "mail":
+        # The first is the primary one, the others have no order.
+        return [*values[:1], *sorted(values[1:])]
     if attr == "name":
         values = [value.lower() for value in values]
         if not all(_INAME.fullmatch(value) for value in values):
