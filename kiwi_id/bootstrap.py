@@ -16,9 +16,9 @@ import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
@@ -72,6 +72,11 @@ class Outcome:
     recovered: bool = False
     missing: tuple[str, ...] = ()
     others: int | None = None
+    account: str = ACCOUNT
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as a JSON-ready mapping."""
+        return asdict(self) | {"token_file": str(self.token_file)}
 
 
 @asynccontextmanager

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from importlib import import_module
+from types import ModuleType
 
 from kiwi_id import __version__
 from kiwi_id.errors import Exit, KiwiError
@@ -21,6 +23,12 @@ COMMANDS = {
     "pin": "record the version and checksum of the kanidmd found here",
     "keys": "list, generate, rotate and retire signing keys",
     "token": "check or look at an access token; get one of a demo user",
+    "bootstrap": "make Kiwi ID's own account in Kanidm, with which user, group, client and the like work",
+    "admin": "recover an account of Kanidm over its admin socket",
+    "user": "add, list, show, disable, enable and remove users; links to set their passwords and passkeys",
+    "group": "add, list, show and remove groups, and their members",
+    "client": "add, list, show and remove OAuth2 clients; their secrets",
+    "completion": "print what makes a shell complete kiwi-id's commands and options",
     "reload": "ask a running Kiwi ID to reload its configuration",
     "restart-upstream": "restart kanidmd without losing a request, and wait until the next one serves",
     "status": "show what a running Kiwi ID is doing",
@@ -29,7 +37,7 @@ COMMANDS = {
 
 
 # What the extra "server" installs (pyproject.toml); services that only check tokens go without.
-_SERVER_MODULES = frozenset({"trio", "httptools", "h11", "hypercorn", "quart", "quart_trio", "httpx", "jwt"})
+_SERVER_MODULES = frozenset({"trio", "httptools", "h11", "hypercorn", "quart", "quart_trio", "httpx", "jwt", "segno"})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,22 +63,28 @@ def main(argv: list[str] | None = None) -> int:
         return Exit.CONFIG
 
 
-def _main(arguments: list[str]) -> int:
+def build_parser(wanted: Collection[str]) -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
+    """Return the parser of ``kiwi-id`` with the options of the commands ``wanted``, and their modules; others have names only."""
     parser = _Parser(prog="kiwi-id", description="Kiwi ID: the identity front of KiwiStack, over an unmodified Kanidm.")
     parser.add_argument("--version", action="version", version=f"kiwi-id {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    wanted = next((word for word in arguments if not word.startswith("-")), "")
-    module = None
+    modules: dict[str, ModuleType] = {}
     for name, help_text in COMMANDS.items():
         command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
-        if name == wanted:
-            module = import_module(f"kiwi_id.cli.{name.replace('-', '_')}")
-            module.add_arguments(command)
+        if name in wanted:
+            modules[name] = import_module(f"kiwi_id.cli.{name.replace('-', '_')}")
+            modules[name].add_arguments(command)
+    return parser, modules
+
+
+def _main(arguments: list[str]) -> int:
+    wanted = next((word for word in arguments if not word.startswith("-")), "")
+    parser, modules = build_parser([wanted])
     args = parser.parse_args(arguments)
-    if module is None:  # argparse has refused every other command
+    if wanted not in modules:  # argparse has refused every other command
         raise SystemExit(Exit.USAGE)
     try:
-        code: int = module.run(args)
+        code: int = modules[wanted].run(args)
     except KiwiError as error:
         sys.stderr.write(f"kiwi-id {args.command}: {error.diagnostics()}\n")
         return error.exit_code
