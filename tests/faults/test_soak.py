@@ -93,6 +93,6 @@ def test_a_report_with_anything_wrong_is_not_good() -> None:
     good = {"exit_code": 0, "children": 1}
     assert soak.Report(1, **good).good  # type: ignore[arg-type]
     for name in ("lost", "duplicates", "harmed_by_planned_restarts", "processes_left", "descriptors_leaked", "torn_log_lines"):
-        assert not soak.Report(1, **good, **{name: 1}).good  # type: ignore[arg-type]
+        assert not soak.Report(1, **good, **{name: 3}).good  # type: ignore[arg-type]
     for wrong in ({"failure": "x"}, {"internal_errors": ["x"]}, {"exit_code": None}, {"children": 2}):
         assert not soak.Report(1, **(good | wrong)).good
