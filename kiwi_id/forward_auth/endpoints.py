@@ -14,7 +14,7 @@ from kiwi_id.forward_auth.identity import BadDemand, Demands, Identity, Unusable
 from kiwi_id.forward_auth.login import Login, Serve, sign_in_link
 from kiwi_id.forward_auth.renewal import Renewals
 from kiwi_id.forward_auth.rules import CALLBACK, LOGIN, LOGOUT, VERIFY, Rules, plain_host, split_address
-from kiwi_id.forward_auth.session import Session, Sessions, TooLarge
+from kiwi_id.forward_auth.session import Session, Sessions, TooLarge, cookies_of_others
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Header, Request, Response, bearer_challenge, json_response, page, redirect
 from kiwi_id.issuer.tokens import ACCESS_TYPE
@@ -121,7 +121,7 @@ class ForwardAuth:
     def _answer(self, request: Request, asked: Asked, demanded: Demands, identity: Identity, cookies: list[Header]) -> Response:
         lacking = demanded.lacking(identity)
         if not lacking:
-            return Response(200, [*identity.headers(), _NO_STORE, *cookies])
+            return Response(200, [*identity.headers(), cookies_of_others(request), _NO_STORE, *cookies])
         log.info("a demand is not met", lacking=lacking, user=identity.user, host=asked.host)
         if asked.redirects and wants_html(request.headers):
             words = f"<p>You are signed in as <strong>{html.escape(identity.user)}</strong>, who may not use this.</p>"

@@ -15,6 +15,9 @@ from kiwi_id.issuer.box import NotOurs, Sealer
 from kiwi_id.issuer.http import Header, OAuthError, Request
 from kiwi_id.issuer.keys import KeySet
 
+# What is Kiwi ID's among the cookies at an application's host: both kinds of session, and a login under way (:mod:`.login`). In no
+# spelling, for servers behind may compare in other ways than we.
+_OURS = (b"__host-kiwi-session", b"__secure-kiwi-session", b"__host-kiwi-login")
 # A browser drops a cookie of more than 4,096 bytes with its name and attributes, without a word.
 MOST = 3900
 
@@ -98,3 +101,12 @@ class Sessions:
     def clear_cookie(self) -> Header:
         """Return the header that takes the session from the browser."""
         return (b"set-cookie", f"{self.cookie}=; Max-Age=0{self._attributes}".encode())
+
+
+def cookies_of_others(request: Request) -> Header:
+    """Return the header that holds the request's cookies without ours, as they came, for the application; possibly empty.
+
+    Left out is every cookie whose name begins like one of ours. Pairs are told apart as :meth:`Request.cookie` does it.
+    """
+    pairs = [pair.strip() for name, value in request.headers if name == b"cookie" for pair in value.split(b";")]
+    return (b"cookie", b"; ".join(pair for pair in pairs if pair and not pair.lower().startswith(_OURS)))

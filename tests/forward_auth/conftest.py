@@ -1,14 +1,16 @@
-"""Fixtures: a world over the stand-in, and the same over the real kanidmd where there is one."""
+"""Fixtures: a world over the stand-in, and the same over the real kanidmd where there is one; and proxies before it."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.forward_auth.proxies import KINDS, Make, Proxy, application
 from tests.forward_auth.world import World
 from tests.issuer.rp.instances import SERVERS, server
 
@@ -33,3 +35,37 @@ def world(shared_world: World) -> World:
     """The shared world with the usual configuration in force, whatever the test before has changed."""
     shared_world.configure()
     return shared_world
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def proxied(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A Kiwi ID whose public side is a proxy's port."""
+    directory = Path(tempfile.mkdtemp(prefix="kiwi-fa-"))
+    try:
+        made = World(server(request, directory), directory / "kiwi")
+        try:
+            yield made
+        finally:
+            made.close()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(params=KINDS)
+async def make(request: pytest.FixtureRequest, proxied: World) -> AsyncIterator[Make]:
+    """A function that starts the proxy, given a demand such as ``?groups=x`` and settings of the world."""
+    made: list[Proxy] = []
+    directory = Path(tempfile.mkdtemp(prefix="kiwi-proxy-"))
+    with application() as app:
+
+        async def start(demand: str = "", **settings: Any) -> Proxy:
+            proxy = Proxy(request.param, proxied, app, directory, demand)
+            made.append(proxy)
+            proxied.configure(**settings)
+            await proxy.wait_ready()
+            return proxy
+
+        yield start
+        for proxy in made:
+            proxy.close()
+    shutil.rmtree(directory, ignore_errors=True)

@@ -9,10 +9,11 @@ import shutil
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,7 +21,7 @@ import pytest
 import trio
 
 from kiwi_id.instance.certs import make_loopback
-from tests.forward_auth.browser import Browser
+from tests.forward_auth.browser import Browser, show
 from tests.forward_auth.world import DOMAIN, World
 from tests.kanidm.instance import ROOT
 
@@ -28,6 +29,9 @@ DOCUMENT = ROOT / "docs" / "forward-auth.md"
 KINDS = {"nginx": "nginx", "caddy": "caddyfile", "traefik": "yaml"}
 HOSTS = [f"id.{DOMAIN}", f"wiki.{DOMAIN}"]
 START_SECONDS = 30
+
+# Starts a proxy: see the fixture ``make``.
+Make = Callable[..., Awaitable["Proxy"]]
 
 
 class Application(ThreadingHTTPServer):
@@ -94,7 +98,7 @@ class Proxy:
         if demand:
             assert "/auth/verify" in text
             text = re.sub(r"/auth/verify\??", f"/auth/verify{demand}", text)
-        text = text.replace("example.com", DOMAIN)
+        self.text = text = text.replace("example.com", DOMAIN)
         command = getattr(self, f"_{kind}")(program, text)
         environment = {**os.environ, "XDG_DATA_HOME": str(directory), "XDG_CONFIG_HOME": str(directory)}
         with (directory / "proxy.log").open("wb") as log:
@@ -104,7 +108,9 @@ class Proxy:
 
     def _nginx(self, program: str, text: str) -> list[str]:
         make_loopback(self._chain, self._key, HOSTS)
-        text = text.replace("listen 443 ssl", f"listen 127.0.0.1:{self._port} ssl")
+        text = text.replace("listen 443 ssl", f"listen 127.0.0.1:{self._port} ssl").replace(
+            "$server_name", f"$server_name:{self._port}"
+        )
         text = re.sub(r"/etc/ssl/[a-z.]+\.pem", str(self._chain), text)
         text = re.sub(r"/etc/ssl/[a-z.]+\.key", str(self._key), text)
         (self._directory / "kiwi.conf").write_text(text)
@@ -171,6 +177,23 @@ class Proxy:
                 method, target, headers={**headers, "host": parts.netloc}, data=form, extensions={"sni_hostname": parts.hostname}
             )
 
+    async def raw(self, head: str, host: str = f"wiki.{DOMAIN}") -> httpx.Response:
+        """Send a request as it stands, with no more than the empty line behind it, to the certificate's ``host``."""
+        context = ssl.create_default_context(cafile=str(self._chain))
+        tcp = await trio.open_tcp_stream("127.0.0.1", self._port)
+        stream = trio.SSLStream(tcp, context, server_hostname=host, https_compatible=True)
+        answer = b""
+        with trio.fail_after(START_SECONDS):
+            async with stream:
+                await stream.send_all(head.replace("\n", "\r\n").encode("latin-1") + b"\r\n\r\n")
+                async for piece in stream:
+                    answer += piece
+        top, _, body = answer.partition(b"\r\n\r\n")
+        status, *lines = top.decode("latin-1").split("\r\n")
+        split = [line.partition(": ") for line in lines if not line.lower().startswith("transfer-encoding")]
+        headers = [(name, value) for name, _, value in split]
+        return httpx.Response(int(status.split()[1]), headers=headers, content=body)
+
     def browser(self) -> Browser:
         """Return a new browser."""
         return Browser(self.wire)
@@ -181,3 +204,18 @@ def _documented(kind: str) -> str:
     found = re.findall(rf"^```{KINDS[kind]}\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
     assert len(found) == 1, kind
     return str(found[0])
+
+
+def told(page: httpx.Response) -> dict[str, Any]:
+    """Return what the application was sent; a header that is there twice fails."""
+    assert page.status_code == 200, show(page)
+    came: dict[str, Any] = page.json()
+    names = [name for name, _ in came["headers"]]
+    assert len(names) == len(set(names)), came["headers"]
+    came["headers"] = dict(came["headers"])
+    return came
+
+
+def remote(came: dict[str, Any]) -> dict[str, str]:
+    """Return every header by which an application could be told of a user, in any spelling."""
+    return {name: value for name, value in came["headers"].items() if name.replace("_", "-").startswith("remote")}

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kiwi_id.forward_auth.identity import Identity
-from kiwi_id.forward_auth.session import MOST, Session, Sessions, TooLarge
+from kiwi_id.forward_auth.session import MOST, Session, Sessions, TooLarge, cookies_of_others
 from kiwi_id.issuer.http import Request
 from kiwi_id.issuer.keys import KeySet, KeyState
 from tests.forward_auth.issuer import HOST, RULES
@@ -139,3 +139,34 @@ def test_what_fits_into_a_cookie() -> None:
     assert len(f"{pair}; {attributes}") <= MOST
     with pytest.raises(TooLarge):
         cookie_of(replace(SESSION, identity=replace(ALICE, groups=groups)))
+
+
+@given(
+    headers=st.lists(
+        st.lists(
+            st.sampled_from(
+                [";", "; ", " ", "\t", ",", "=", '"', "é", "a=1", "kiwi-session", "__host-kiwi-session=x", "__Host-", PAIR]
+            ),
+            max_size=12,
+        ).map("".join),
+        max_size=3,
+    )
+)
+def test_what_is_left_for_the_application(headers: list[str]) -> None:
+    """However cookies are strung together: no session can be found in what is left, and what is left was there, in its order."""
+    came = [(b"cookie", header.encode("latin-1")) for header in headers]
+    name, left = cookies_of_others(Request("GET", "/", b"", came, b"", "", b""))
+    assert name == b"cookie"
+    again = Request("GET", "/", b"", [(name, left)], b"", "", b"")
+    assert found(left.decode("latin-1")) is None
+    assert not again.cookie("__Host-kiwi-session")
+    assert cookies_of_others(again)[1] == left
+    assert left.count(b"a=1") <= "".join(headers).count("a=1")
+
+
+def test_cookies_of_others_come_as_they_are() -> None:
+    """Bytes, order and repetitions of all other cookies stay, over several headers."""
+    came = [(b"cookie", b'b=\xfc; a=1;a=2;  q="x, y"; =; ' + PAIR.encode()), (b"x", b"y"), (b"cookie", b"a=1; kiwi-session=theirs")]
+    header = cookies_of_others(Request("GET", "/", b"", came, b"", "", b""))
+    assert header == (b"cookie", b'b=\xfc; a=1; a=2; q="x, y"; =; a=1; kiwi-session=theirs')
+    assert cookies_of_others(Request("GET", "/", b"", [], b"", "", b"")) == (b"cookie", b"")
