@@ -97,7 +97,7 @@ class Authenticator:
         # Kanidm honours a young API token that it does not know, lest another replica made it; so a deleted one too.
         young = api and claims["issued_at"] + _GRACE_SECONDS > time.time()
         unknown = account.uuid != ANONYMOUS and session not in known and not young
-        if (expiry is not None and expiry <= time.time()) or unknown:
+        if (expiry is not None and expiry <= time.time()) or unknown or account.expired:
             raise ApiError(401, "sessionexpired")
         if api:
             return Identity(account, session, claims, claims.get("purpose") == "readwrite")
@@ -124,6 +124,8 @@ class Authenticator:
         if account is None or not account.is_a("account"):
             raise ApiError(404, "nomatchingentries")
         session_id = _new_session_id()
+        if account.expired:
+            return AuthResult(session_id, "denied", "account expired")
         if account.uuid == ANONYMOUS:
             mechs = ["anonymous"]
         elif account.private.get("password"):

@@ -4,9 +4,11 @@ An entry has public attributes (lists of strings, as the REST answers show them)
 keys). References between entries are kept as UUIDs and shown as `name@domain`.
 """
 
+import time
 import uuid
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from cryptography.fernet import Fernet
@@ -68,6 +70,12 @@ class Entry:
     def flag(self, attr: str) -> bool:
         """Whether a boolean attribute is "true"."""
         return self.first(attr) == "true"
+
+    @property
+    def expired(self) -> bool:
+        """Whether the account may not be used now, by its `account_expire` (server/lib/src/idm/account.rs)."""
+        ends = self.first("account_expire")
+        return bool(ends) and datetime.fromisoformat(str(ends)).timestamp() <= time.time()
 
     def is_a(self, cls: str) -> bool:
         """Whether the entry has the class `cls`."""

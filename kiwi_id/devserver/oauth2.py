@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import urldefrag
 
@@ -192,8 +191,7 @@ def reject(app: App, identity: Identity, token: str) -> Permitted:
 def session_alive(account: Entry, session_id: str, parent: str | None) -> bool:
     """Whether an OAuth2 session and the login session above it are both alive, and the account has not expired."""
     now = time.time()
-    ends = account.first("account_expire")
-    if ends and datetime.fromisoformat(ends).timestamp() <= now:
+    if account.expired:
         return False
     session = account.private.get("o2", {}).get(session_id)
     if session is None or session["expiry"] <= now:
