@@ -29,7 +29,6 @@ from kiwi_id.issuer.encoding import base64url, s256
 from kiwi_id.issuer.http import Header, OAuthError, Request, Response, page, redirect, shown
 from kiwi_id.kanidm.oauth2 import Surprise
 from kiwi_id.logs import Log
-from kiwi_id.proxy.caller import Unavailable
 
 log = Log("forward-auth")
 
@@ -153,10 +152,7 @@ class Login:
         if session is not None:
             session = self._renewals.latest(session)
             self._renewals.end(session, memory=self._rules.recheck)
-            try:
-                await self._ctx.kanidm.revoke(session.refresh, self._rules.client_id, self._rules.secret)
-            except (Unavailable, Surprise) as error:
-                log.warn("a session could not be ended in Kanidm", error=str(error))
+            await self._renewals.revoke(self._ctx, self._rules, session)
         asked = {"client_id": self._rules.client_id}
         after = self._ctx.settings(self._rules.client_id).post_logout_redirect_uris
         back = next((uri for uri in after if (split_address(uri.encode()) or ("",))[0] == host), "")

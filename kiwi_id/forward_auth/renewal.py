@@ -4,11 +4,15 @@ Each session carries a refresh token of Kanidm's. Using it is the one question t
 with the claims of that moment; but it may be used once only, and a browser asks with many requests at once. So one request asks,
 all that come with the same cookie share its answer, and the answer is remembered for as long as it is good: for tabs whose cookie
 is still the old one, and for proxies that do not hand the new one on.
+
+Kanidm is asked in a task of its own, which goes on when nobody waits any more: an answer that is not read to its end would leave us
+with a refresh token that is used up, and the session would be over.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, field, replace
@@ -32,16 +36,20 @@ log = Log("forward-auth")
 STALE = 900.0
 # A Kanidm that did not answer is not asked about the same session again so soon (seconds): each question waits for it.
 PAUSE = 3.0
+# How long a request waits for an answer that it can do without (seconds): for a session that is believed without, or a sign-out.
+PATIENCE = 3.0
 _MOST = 20_000
 
 
 @dataclass
 class _Asked:
+    """A question to Kanidm: when it was put (Trio's clock), and what came of it when ``done``, which is good ``until`` then."""
+
     until: float
+    begun: float = field(default_factory=trio.current_time)
     done: trio.Event = field(default_factory=trio.Event)
-    answered: bool = False
     session: Session | None = None
-    failure: str = ""
+    error: Exception | None = None
 
 
 class Renewals:
@@ -72,11 +80,11 @@ class Renewals:
         age = time.time() - session.checked
         if age < rules.recheck:
             return session
+        if age >= max(STALE, rules.recheck):  # there is no answer without Kanidm's: this waits for it as all requests do
+            return await self._renewed(ctx, rules, session, math.inf)
         try:
-            return await self._renewed(ctx, rules, session)
+            return await self._renewed(ctx, rules, session, PATIENCE)
         except (Unavailable, Surprise):
-            if age >= max(STALE, rules.recheck):
-                raise
             return session
 
     def latest(self, session: Session) -> Session:
@@ -84,34 +92,51 @@ class Renewals:
         asked = self._asked.get(_key(session))
         return asked.session if asked is not None and asked.session is not None else session
 
-    async def _renewed(self, ctx: Context, rules: Rules, session: Session) -> Session | None:
-        key = _key(session)
-        while True:
-            self._forget()
-            asked = self._asked.get(key)
-            if asked is None or (asked.done.is_set() and asked.until < time.monotonic()):
-                return await self._ask(ctx, rules, session, key)
-            await asked.done.wait()
-            if asked.failure:
-                raise Unavailable(asked.failure)
-            if asked.answered:  # else whoever asked was cancelled
-                return asked.session
+    async def revoke(self, ctx: Context, rules: Rules, session: Session) -> None:
+        """End a session in Kanidm; wait for that no longer than PATIENCE. Until it has come about, the session is refused here."""
+        done = trio.Event()
 
-    async def _ask(self, ctx: Context, rules: Rules, session: Session, key: bytes) -> Session | None:
-        asked = self._asked[key] = _Asked(time.monotonic() + rules.recheck)
-        self._asked.move_to_end(key)
+        async def ask() -> None:
+            try:
+                await ctx.kanidm.revoke(session.refresh, rules.client_id, rules.secret)
+            except Exception as error:  # noqa: BLE001 - what leaves a system task ends the process
+                self.end(session, memory=rules.lifetime)
+                log.warn("a session could not be ended in Kanidm", error=str(error))
+            finally:
+                done.set()
+
+        trio.lowlevel.spawn_system_task(ask)
+        with trio.move_on_after(PATIENCE):
+            await done.wait()
+
+    async def _renewed(self, ctx: Context, rules: Rules, session: Session, patience: float) -> Session | None:
+        key = _key(session)
+        self._forget()
+        asked = self._asked.get(key)
+        if asked is None or (asked.done.is_set() and asked.until < time.monotonic()):
+            asked = self._asked[key] = _Asked(time.monotonic() + rules.recheck)
+            self._asked.move_to_end(key)
+            trio.lowlevel.spawn_system_task(self._ask, ctx, rules, session, asked)
+        # From the question on, not from now on: else each request to a Kanidm that hangs would wait anew.
+        with trio.move_on_at(asked.begun + patience):
+            await asked.done.wait()
+        if not asked.done.is_set():
+            raise Unavailable("kanidmd does not answer in time")
+        if asked.error is not None:
+            raise asked.error
+        return asked.session
+
+    async def _ask(self, ctx: Context, rules: Rules, session: Session, asked: _Asked) -> None:
         try:
             asked.session = await _refresh(ctx, rules, session)
-            asked.answered = True
-        except (Unavailable, Surprise) as error:
-            asked.failure, asked.until = str(error), time.monotonic() + PAUSE
-            log.warn("kanidmd could not be asked about a session", error=asked.failure)
+        except Exception as error:  # noqa: BLE001 - what leaves a system task ends the process; whoever waits raises it
+            asked.error, asked.until = error, time.monotonic() + PAUSE
+            log.warn("kanidmd could not be asked about a session", error=str(error))
+        except trio.Cancelled:
+            asked.error = Unavailable("Kiwi ID is stopping")
             raise
         finally:
-            if not (asked.answered or asked.failure):
-                del self._asked[key]
             asked.done.set()
-        return asked.session
 
     def _forget(self) -> None:
         now = time.monotonic()

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from kiwi_id.forward_auth import renewal
 from kiwi_id.forward_auth.session import Session
 from kiwi_id.kanidm.oauth2 import OAuth2, Surprise
 from kiwi_id.proxy.caller import Unavailable
-from tests.forward_auth.issuer import RULES, ForwardAuth, aged
+from tests.forward_auth.issuer import HOST, RULES, ForwardAuth, aged
 from tests.issuer.unit.fake_kanidm import Answer
 
 CLOCK = "kiwi_id.forward_auth.renewal.time"
@@ -170,7 +171,7 @@ async def test_kanidm_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_whoever_asks_may_be_cancelled() -> None:
-    """Those who wait for the answer ask by themselves then."""
+    """The question goes on, for a refresh token that is sent is used up; those who wait for the answer get it."""
     made = ForwardAuth()
     session = aged(await made.session(), 400)
     wire, results = Wire(made), list[Session | None]()
@@ -187,14 +188,81 @@ async def test_whoever_asks_may_be_cancelled() -> None:
 
         nursery.start_soon(cancelled)
         await wire.arrived.wait()
-        nursery.start_soon(ask)
-        await trio.testing.wait_all_tasks_blocked()
         first.cancel()
         await trio.testing.wait_all_tasks_blocked()
-        assert wire.calls == 2
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == []
         wire.open.set()
+    assert wire.calls == 1
     assert len(results) == 1
-    assert results[0] is not None
+    assert results[0] not in (None, session)
+
+
+async def test_a_kanidm_that_hangs(autojump_clock: MockClock) -> None:
+    """A session within the grace waits some seconds for it, once; when the answer comes at last, the session is renewed."""
+    made = ForwardAuth()
+    session = aged(await made.session(), 400)
+    wire, begun = Wire(made), trio.current_time()
+    assert await made.current(session) is session
+    assert trio.current_time() == begun + renewal.PATIENCE
+    assert await made.current(session) is session
+    assert trio.current_time() == begun + renewal.PATIENCE
+    wire.open.set()
+    await trio.testing.wait_all_tasks_blocked()
+    new = await made.current(session)
+    assert new is not None
+    assert new.checked > session.checked
+    assert wire.calls == 1
+
+
+async def test_beyond_the_grace_a_kanidm_that_hangs_is_waited_for(autojump_clock: MockClock) -> None:
+    """There is no answer without Kanidm's: it is waited for, as long as its requests may take; others of the session wait, too."""
+    made = ForwardAuth()
+    session = aged(await made.session(), renewal.STALE + 1)
+    wire, results = Wire(made), list[Session | None]()
+
+    async def ask() -> None:
+        results.append(await made.current(session))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.sleep(renewal.PATIENCE * 5)
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        assert results == []
+        wire.open.set()
+    assert wire.calls == 1
+    assert None not in results
+    assert len(results) == 2
+
+
+async def test_an_error_of_our_own_ends_nothing_else() -> None:
+    """What goes wrong in the question is raised where it was asked, and does not end the process."""
+    made = ForwardAuth()
+    session = aged(await made.session(), 400)
+    wire = Wire(made)
+    wire.open.set()
+    wire.failure = LookupError("a mistake")
+    for _ in range(2):
+        with pytest.raises(LookupError):
+            await made.current(session)
+
+
+async def test_a_sign_out_from_a_kanidm_that_hangs(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> None:
+    """It waits some seconds; the session is over here at once, and stays so when Kanidm could not be told."""
+    made = ForwardAuth()
+    session = await made.session()
+    wire, begun = Wire(made), trio.current_time()
+    answer = await made.login.end(made.request("/auth/logout"), HOST)
+    assert answer.status == 303
+    assert trio.current_time() == begun + renewal.PATIENCE
+    assert await made.current(session) is None
+    wire.failure = Unavailable("kanidmd does not answer in time")
+    wire.open.set()
+    await trio.testing.wait_all_tasks_blocked()
+    monkeypatch.setattr(CLOCK, Later(RULES.recheck + 1))
+    assert await made.current(session) is None
 
 
 async def test_a_session_that_was_signed_out_is_over_at_once() -> None:
