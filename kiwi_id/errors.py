@@ -19,6 +19,7 @@ class Exit(IntEnum):
     NOINPUT = 66
     UNAVAILABLE = 69
     SOFTWARE = 70
+    IOERR = 74
     CONFIG = 78
 
 

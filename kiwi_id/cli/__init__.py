@@ -13,6 +13,7 @@ from importlib import import_module
 from types import ModuleType
 
 from kiwi_id import __version__
+from kiwi_id.cli import streams
 from kiwi_id.errors import Exit, KiwiError
 
 COMMANDS = {
@@ -49,14 +50,18 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code. ``argv`` defaults to the process's arguments without the program's name."""
     arguments = sys.argv[1:] if argv is None else argv
+    streams.prepare()
     try:
-        return _main(arguments)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in _SERVER_MODULES:
-            raise
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a failure still has words and an exit code
+    except Exception as error:  # noqa: BLE001 - Python's own exit code for it is 1, which says something else
+        missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         command = next((word for word in arguments if word in COMMANDS), "")
-        sys.stderr.write(
+        if missing not in _SERVER_MODULES:
+            return streams.failed(error, command)
+        streams.tell(
             f"kiwi-id {command}: needs the server part of Kiwi ID, which is not installed here (no module '{missing}'). "
             "Install it: pip install 'kiwi-id[server]'\n"
         )
@@ -86,10 +91,8 @@ def _main(arguments: list[str]) -> int:
     try:
         code: int = modules[wanted].run(args)
     except KiwiError as error:
-        sys.stderr.write(f"kiwi-id {args.command}: {error.diagnostics()}\n")
+        streams.tell(f"kiwi-id {args.command}: {error.diagnostics()}\n")
         return error.exit_code
-    except BrokenPipeError:  # the reader of our output has left; not an error of ours
-        return Exit.FAILURE
     return code
 
 

@@ -206,6 +206,8 @@ def _read(file: str) -> bytes:
     """Return the token in ``file``, or on standard input, without white space around it. Raises UsageError."""
     try:
         if file == "-":
+            if sys.stdin is None:  # closed by whoever started us
+                raise UsageError("standard input is closed, and no file is named")
             if sys.stdin.isatty():
                 sys.stderr.write("Paste the token, then Enter and Ctrl-D:\n")
             data = sys.stdin.buffer.read(_LONGEST)
@@ -213,7 +215,7 @@ def _read(file: str) -> bytes:
             with Path(file).open("rb") as opened:
                 data = opened.read(_LONGEST)
     except OSError as error:
-        raise UsageError(f"{file}: {error.strerror}") from None
+        raise UsageError(f"{'standard input' if file == '-' else file}: {error.strerror or error}") from None
     if not (token := data.strip()):
         raise UsageError(f"{'standard input' if file == '-' else file}: no token in it")
     return token
