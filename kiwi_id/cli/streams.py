@@ -55,10 +55,11 @@ def failed(error: Exception, command: str) -> Exit:
 
 def _drop_output() -> None:
     """Let what is still buffered go nowhere: Python would fail again at the end, with an exit code of its own."""
-    if sys.stdout is not None and sys.stdout is sys.__stdout__:
+    ours = sys.__stdout__
+    if ours is not None and sys.stdout is ours:
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
+            os.dup2(nowhere, ours.fileno())
             os.close(nowhere)
 
 
