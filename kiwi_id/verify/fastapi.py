@@ -37,7 +37,7 @@ class Bearer(SecurityBase):
         self._guard = Guard(verifier, required_scopes=required_scopes, required_groups=required_groups, realm=realm)
         self._optional = optional
         self.model = HTTPBearer(bearerFormat="JWT", description="An access token of Kiwi ID.")
-        self.scheme_name = "Kiwi ID"
+        self.scheme_name = "Kiwi-ID"  # a key in the OpenAPI document, which must have no space
 
     # Async though it never waits: FastAPI sends plain functions to a thread, which costs more than the check.
     async def __call__(self, connection: HTTPConnection, security_scopes: SecurityScopes) -> Claims | None:

@@ -164,9 +164,12 @@ def test_fastapi_tells_of_the_scheme(tmp_path: Path) -> None:
     """The OpenAPI document names the scheme and says which routes need it."""
     with served(tmp_path, example("FastAPI"), "asyncio") as app:
         document = app.get("/openapi.json").json()
-    assert document["components"]["securitySchemes"]["Kiwi ID"]["scheme"] == "bearer"
-    assert document["paths"]["/inbox"]["get"]["security"] == [{"Kiwi ID": ["mail_read"]}]
+    assert document["components"]["securitySchemes"]["Kiwi-ID"]["scheme"] == "bearer"
+    assert document["paths"]["/inbox"]["get"]["security"] == [{"Kiwi-ID": ["mail_read"]}]
     assert "security" not in document["paths"]["/health"]["get"]
+    # OpenAPI 3.1 §4.8.7: what a component's key must be.
+    for components in document["components"].values():
+        assert all(re.fullmatch(r"[a-zA-Z0-9._-]+", key) for key in components)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "trio"])
