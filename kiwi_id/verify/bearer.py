@@ -22,6 +22,10 @@ REALM = "Kiwi ID"
 # RFC 6750 §2.1: credentials = "Bearer" 1*SP b64token; a scheme is case-insensitive (RFC 9110 §11.1).
 _CREDENTIALS = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
 _IS_BEARER = re.compile(r"(?i:bearer)(?![A-Za-z0-9!#$%&'*+.^_`|~-])")
+# One set of credentials with commas in it (RFC 9110 §11.4): parameters of one scheme, and no second scheme behind them. Values are
+# taken more widely than there, as some schemes have them.
+_PARAMETER = r"""[A-Za-z0-9!#$%&'*+.^_`|~-]+[ \t]*=[ \t]*(?:[^\s",=][^\s",]*|"(?:[^"\\]|\\.)*")"""
+_WITH_COMMAS = re.compile(rf"[A-Za-z0-9!#$%&'*+.^_`|~-]+ +{_PARAMETER}(?:[ \t]*,[ \t]*{_PARAMETER})*")
 # RFC 6749 §3.3: what a scope may be made of; it goes into a quoted string as it is.
 _SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 _PLAIN = re.compile(r"[\x20\x21\x23-\x5b\x5d-\x7e]*")
@@ -60,8 +64,8 @@ class Refused(Exception):
         told = {"realm": realm} | ({"error": error, "error_description": self.description} if error else {})
         told |= {"scope": scope} if scope else {}
         self.challenge = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in told.items())
-        content = {"error": error} if error else {}
-        self.body = json.dumps({**content, "error_description": self.description}).encode()
+        content = {"error": error, "error_description": self.description} if error else {"message": self.description}
+        self.body = json.dumps(content).encode()
 
     @property
     def headers(self) -> list[tuple[str, str]]:
@@ -142,6 +146,11 @@ class Guard:
             # Whoever reads the other one, in front of us or behind, would see another caller.
             raise Refused(400, "invalid_request", "The Authorization header is there more than once.", realm=self._realm)
         value = authorization[0].strip(" \t") if authorization else ""
+        if "," in value and not _WITH_COMMAS.fullmatch(value):
+            # Two headers that a server has joined (RFC 9110 §5.3), as every WSGI server does.
+            raise Refused(
+                400, "invalid_request", "The Authorization header has more than one set of credentials.", realm=self._realm
+            )
         if not _IS_BEARER.match(value):
             return None
         found = _CREDENTIALS.fullmatch(value)

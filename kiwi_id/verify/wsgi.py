@@ -49,7 +49,7 @@ class BearerMiddleware:
 def authorization(environ: dict[str, Any]) -> list[str]:
     """Return the Authorization header, if there is one.
 
-    Servers join several with a comma (RFC 3875 §4.1.18), which no bearer token has, so that two of them are refused here, too.
+    Servers join several with a comma (RFC 3875 §4.1.18), which the Guard knows from the commas within credentials.
     """
     value = environ.get("HTTP_AUTHORIZATION")
     return [] if value is None else [str(value)]

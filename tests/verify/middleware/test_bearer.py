@@ -39,7 +39,7 @@ def test_without_a_token_the_challenge_tells_no_error(headers: list[str]) -> Non
     answer = refused(Guard(VERIFIER, realm="mail"), *headers)
     assert answer.status == 401
     assert answer.challenge == 'Bearer realm="mail"'
-    assert "error" not in json.loads(answer.body)
+    assert json.loads(answer.body) == {"message": "A bearer token is needed in the Authorization header."}
 
 
 _MALFORMED = [
@@ -51,6 +51,19 @@ _MALFORMED = [
     "Bearer a, Basic YTpi",
     "Bearer \xe4",
     'Bearer "a"',
+    # Two headers that a server has joined (RFC 9110 §5.3), with another scheme first.
+    f"Basic YTpi,Bearer {token()}",
+    f"Basic YTpi, Bearer {token()}",
+    f"basic YTpi==\t,\tbearer {token()}",
+    f'Digest username="a, b", realm="c", Bearer {token()}',
+    f'Digest username="a", realm="c, Bearer {token()}',
+    f"Negotiate, Bearer {token()}",
+    f", Bearer {token()}",
+    f" ,Bearer {token()}",
+    "Basic YTpi, Basic YTpi",
+    "Basic YTpi, Negotiate",
+    "Basic YTpi,",
+    'Digest username="a", Digest username="b"',
 ]
 
 
@@ -61,6 +74,22 @@ def test_a_malformed_header_is_an_invalid_request(value: str) -> None:
         answer = refused(Guard(VERIFIER, optional_paths=["/open"]), value, path=path)
         assert answer.status == 400
         assert 'error="invalid_request"' in answer.challenge
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Basic YTpi",
+        "Negotiate",
+        'Digest username="Mufasa, \\"the\\" king", realm="http-auth@example.org", nc=00000001, qop=auth , opaque="FQhe=="',
+        "AWS4-HMAC-SHA256 Credential=AKIA/20130524/us/s3/aws4_request, SignedHeaders=host;range, Signature=fe5f80",
+        "",
+    ],
+)
+def test_credentials_of_another_scheme_are_no_token(value: str) -> None:
+    """One set of credentials that is none of ours is as good as none, also with commas of its own (RFC 9110 §11.4)."""
+    assert Guard(VERIFIER, optional_paths=["/"]).check("/", [value]) is None
+    assert refused(Guard(VERIFIER), value).status == 401
 
 
 @pytest.mark.parametrize("other", [token(), "", "Basic YTpi"])

@@ -118,11 +118,12 @@ def test_nothing_that_a_client_sends_becomes_claims() -> None:
         assert json.loads(client.getresponse().read())[0] == "Alice Demo"
 
 
-def test_two_headers_over_a_real_socket() -> None:
-    """A server that joins two Authorization headers does not hide them."""
-    with serving(BearerMiddleware(app, VERIFIER)) as client:
+@pytest.mark.parametrize("first", ["Bearer", "Basic"])
+def test_two_headers_over_a_real_socket(first: str) -> None:
+    """A server that joins two Authorization headers does not hide them, whichever is first, and where none is needed, too."""
+    with serving(BearerMiddleware(app, VERIFIER, optional_paths=["/"])) as client:
         client.putrequest("GET", "/")
-        client.putheader("Authorization", f"Bearer {token()}")
+        client.putheader("Authorization", f"Bearer {token()}" if first == "Bearer" else "Basic YTpi")
         client.putheader("Authorization", f"Bearer {token()}")
         client.endheaders()
         answer = client.getresponse()
