@@ -171,7 +171,9 @@ async def _sign_in(kanidm: Kanidm, config: Config, server: ServerToml, password:
             _begun(config).unlink(missing_ok=True)
         else:
             return True
-    if not recover and not await accounts.is_never_used(kanidm, ADMINISTRATOR):
+    # Asked with consent, too: a Kanidm that cannot be reached must not be reset for nothing.
+    never_used = await accounts.is_never_used(kanidm, ADMINISTRATOR)
+    if not (never_used or recover):
         raise ConsentNeeded(
             f"Somebody has set a password or passkey for '{ADMINISTRATOR}', so it is not reset without your word. Sign in with it: "
             f"kiwi-id bootstrap --ask-password. Or have it reset, which ends what it signs in with now: kiwi-id bootstrap --recover"

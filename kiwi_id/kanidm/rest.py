@@ -124,19 +124,23 @@ class Kanidm:
             if refused.status in (401, 404):  # nobody of that name
                 raise LoginDenied(f"Kanidm knows no account '{name}' that may sign in.") from None
             raise
-        offered: list[str] = answer.json()["state"].get("choose", [])
+        state = answer.json()["state"]
+        offered: list[str] = state.get("choose", [])
         if "password" not in offered:
-            how = f"only by: {', '.join(offered)}" if offered else "in no way yet: it has no credential"
+            how = f"only by: {', '.join(offered)}" if offered else _denial(state)
             raise LoginDenied(f"'{name}' may not sign in by password alone; {how}.", offered)
         step: Any
         for step in ({"begin": "password"}, {"cred": {"password": password}}):
             headers = {SESSION_HEADER: answer.headers[SESSION_HEADER]}
             answer = await self._call("POST", "/v1/auth", {"step": step}, headers)
-        token = answer.json()["state"].get("success")
+            state = answer.json()["state"]
+            if "denied" in state:  # at the first step already while the account is locked
+                break
+        token = state.get("success")
         # The header alone must count: with the cookies of the sign-in kept, Kanidm would see two sessions.
         self._client.cookies.clear()
         if not isinstance(token, str):
-            raise LoginDenied(f"Kanidm did not accept the password of '{name}'.", offered)
+            raise LoginDenied(f"Kanidm did not accept the password of '{name}': {_denial(state)}.", offered)
         self._client.headers["authorization"] = f"Bearer {token}"
         return token
 
@@ -222,6 +226,16 @@ class Kanidm:
         update = await self.update_credentials(person)
         await update.password(password)
         await update.commit()
+
+
+def _denial(state: Mapping[str, Any]) -> str:
+    """Return Kanidm's reason for a refused login, which names no secret, in words where it needs some."""
+    reason = str(state.get("denied", "no reason given"))
+    words = {
+        "invalid credential state": "in no way yet: it has no credential",
+        "Account is temporarily locked": "the account is locked for some seconds after wrong ones",
+    }
+    return words.get(reason, reason)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,1 @@
+"""Bootstrap: our own account in Kanidm, over the stand-in and over the real kanidmd."""
