@@ -30,6 +30,8 @@ COMMANDS = {
     "group": "add, list, show and remove groups, and their members",
     "client": "add, list, show and remove OAuth2 clients; their secrets",
     "completion": "print what makes a shell complete kiwi-id's commands and options",
+    "backup": "put the whole instance, running or not, into one archive: database, keys, certificates, settings",
+    "restore": "bring an instance back from a backup, or check one",
     "reload": "ask a running Kiwi ID to reload its configuration",
     "restart-upstream": "restart kanidmd without losing a request, and wait until the next one serves",
     "status": "show what a running Kiwi ID is doing",
