@@ -88,6 +88,22 @@ def test_what_it_may_not_do(real: World, call: tuple[str, str, object]) -> None:
     assert trio.run(work) in (403, 404)
 
 
+def test_what_it_may_do_to_administrators(real: World) -> None:
+    """docs/administration.md warns of it: a person who is an administrator can be given new credentials, as any other person."""
+    password = real.recover()
+
+    async def work() -> None:
+        async with real.client() as administrator, open_kanidm(real.config, real.server) as ours:
+            await administrator.login(ADMINISTRATOR, password)
+            await ours.create_person("dora", "Dora")
+            await ours.allow_password_only()
+            await administrator.add_members("idm_admins", "dora")
+            await ours.set_password("dora", "harbour-cinnamon-glacier-41")
+
+    trio.run(work)
+    assert real.accepts("dora", "harbour-cinnamon-glacier-41")
+
+
 def test_a_missing_group_is_told_and_not_put_back(real: World) -> None:
     """Who has narrowed our account's rights has done so on purpose: bootstrap says what is missing, and changes nothing."""
     password = real.recover()
