@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import pwd
 import shutil
 import subprocess
@@ -172,3 +174,55 @@ def test_with_the_rights_of_the_unit_and_a_kanidmd_of_another_user(kept: Kept) -
         assert kiwi_id("restore", kept.places.root / f"{name}.tar.gz", "--root", target).returncode == Exit.OK
         assert kept.content(Places.under(target).database) == "before"
         assert Places.under(target).database.parent.stat().st_uid == user.pw_uid
+
+
+def on_terminal(*arguments: str | Path, typed: list[str]) -> tuple[int, str]:
+    """Run ``kiwi-id`` on a terminal of its own, type a line at each prompt, and return its exit code and what was shown."""
+    terminal, theirs = pty.openpty()
+    command = [sys.executable, "-m", "kiwi_id", *map(str, arguments)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        shown, lines = b"", list(typed)
+        with contextlib.suppress(OSError):  # EIO: the other side has ended
+            while data := os.read(terminal, 4096):
+                shown += data
+                if lines and shown.endswith((b"Passphrase of the backup: ", b"Once more: ")):
+                    os.write(terminal, lines.pop(0).encode() + b"\n")
+    os.close(terminal)
+    return process.returncode, shown.decode()
+
+
+def test_a_passphrase_typed_on_a_terminal(kept: Kept) -> None:
+    """It is asked for twice, never shown, and opens the backup; two that differ make none."""
+    file = kept.places.root / "typed.tar.gz.enc"
+    backup = ("backup", file, "--encrypt", "--config", kept.places.config)
+    code, shown = on_terminal(*backup, typed=["walnut", "hazelnut"])
+    assert code == Exit.USAGE
+    assert not file.exists()
+    code, shown = on_terminal(*backup, typed=["walnut", "walnut"])
+    assert code == Exit.OK, shown
+    assert "walnut" not in shown
+    kept.change()
+    code, shown = on_terminal("restore", file, typed=["hazelnut"])
+    assert code == Exit.FAILURE
+    assert "passphrase is wrong" in shown
+    assert kept.content() == "after"
+    code, shown = on_terminal("restore", file, typed=["walnut"])
+    assert code == Exit.OK, shown
+    assert kept.content() == "before"
+
+
+def test_files_in_no_tree_of_ours_stay_where_they_were(kept: Kept) -> None:
+    """An instance whose config.toml lies elsewhere is backed up and restored in place; another root is refused in words."""
+    elsewhere = kept.places.root / "config.toml"
+    kept.places.config.rename(elsewhere)
+    file = kept.places.root / "loose.tar.gz"
+    assert kiwi_id("backup", file, "--config", elsewhere).returncode == Exit.OK
+    done = kiwi_id("restore", file, "--root", kept.places.root.parent / "other")
+    assert done.returncode == Exit.FAILURE
+    assert "where they came from only" in done.stderr
+    kept.change()
+    elsewhere.unlink()
+    assert kiwi_id("restore", file).returncode == Exit.OK
+    assert kept.content() == "before"
+    assert elsewhere.exists()
