@@ -15,6 +15,7 @@ from kiwi_id.kanidm.everyday import (
     enable,
     entries,
     first,
+    has_credentials,
     is_disabled,
     remove,
     require,
@@ -103,7 +104,6 @@ async def _list(job: Job) -> int:
 
 async def _show(job: Job) -> int:
     user = _as_dict(await require(job.kanidm, "person", job.args.name))
-    user["credentials"] = await job.kanidm.has_credentials(job.args.name)
     lines = facts(
         {
             "name": user["name"],
@@ -167,6 +167,7 @@ def _as_dict(entry: Entry) -> dict[str, Any]:
         # Those that everybody is in say nothing of this one.
         "groups": sorted({short(spn) for spn in entry.get("directmemberof", ())} - {"idm_all_persons", "idm_all_accounts"}),
         "disabled": is_disabled(entry, datetime.now(UTC)),
+        "credentials": has_credentials(entry),
         "id": first(entry, "uuid"),
     }
 

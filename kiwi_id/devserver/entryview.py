@@ -30,7 +30,7 @@ def show(directory: Directory, entry: Entry, viewer: Entry) -> dict[str, Any]:
         if persons:
             attrs["dynmember"] = persons
     admin = directory.may_write(viewer)
-    if viewer.uuid == entry.uuid and entry.private.get("password"):
+    if ((admin and entry.is_a("person")) or viewer.uuid == entry.uuid) and entry.private.get("password"):
         attrs["primary_credential"] = ["primary"]
     if not admin and viewer.uuid != entry.uuid:
         attrs = {key: value for key, value in attrs.items() if key in _PUBLIC}

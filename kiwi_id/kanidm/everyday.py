@@ -65,6 +65,14 @@ def is_disabled(entry: Entry, now: datetime) -> bool:
     return bool((ends and datetime.fromisoformat(ends) <= now) or (begins and datetime.fromisoformat(begins) > now))
 
 
+def has_credentials(entry: Entry) -> bool:
+    """Tell whether a person can sign in with anything: a password or a passkey.
+
+    From the entry, of which our account sees that much: ``_credential/_status`` knows of passwords alone.
+    """
+    return any(entry.get(attr) for attr in ("primary_credential", "passkeys", "attested_passkeys"))
+
+
 async def entries(kanidm: Kanidm, kind: str) -> list[Entry]:
     """Return all entries of a kind, by name."""
     found = [entry["attrs"] for entry in await kanidm.call("GET", f"/v1/{kind}")]
