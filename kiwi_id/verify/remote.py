@@ -10,12 +10,15 @@ import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kiwi_id.verify import keys
 from kiwi_id.verify.errors import KeysError
 from kiwi_id.verify.keys import Keys
+
+if TYPE_CHECKING:
+    import ssl
 
 REFRESH_SECONDS = 300.0  # how long Kiwi ID lets its key set be cached; a new key is in it for a day before it signs
 AGAIN_SECONDS = 10.0  # at most so often because of an unknown key, which anybody can name
@@ -41,7 +44,7 @@ class JwksUrl:
         if not (refresh > 0 and timeout > 0):
             raise KeysError(f"{url}: refresh and timeout must be more than 0 seconds")
         self.url, self._refresh, self._timeout = url, refresh, timeout
-        self._opener = _opener(url, ca_file)
+        self._context = _context(ca_file)
         self._data = self._fetch()
         self._keys = keys.read(self._data, url)
         self._fetched = time.monotonic()
@@ -99,24 +102,9 @@ class JwksUrl:
         return True
 
     def _fetch(self) -> bytes:
-        ends = time.monotonic() + self._timeout
-        body = b""
-        try:
-            with self._opener.open(self.url, timeout=self._timeout) as response:
-                if response.status != 200:
-                    raise KeysError(f"{self.url}: HTTP status {response.status}")
-                # The socket's timeout is for each read; a drop a second must not go on for ever.
-                while chunk := response.read1(65536):
-                    body += chunk
-                    if len(body) > MAX_BODY:
-                        raise KeysError(f"{self.url}: more than {MAX_BODY} bytes")
-                    if time.monotonic() > ends:
-                        raise KeysError(f"{self.url}: no complete answer within {self._timeout:g} s")
-        except KeysError:
-            raise
-        except Exception as error:  # noqa: BLE001 - urllib lets through what its parts raise: OSError, HTTPException, ValueError
-            raise KeysError(f"{self.url}: {getattr(error, 'reason', None) or error or type(error).__name__}") from None
-        return body
+        from kiwi_id.verify.fetch import fetch  # noqa: PLC0415 - 25 ms that only this way of getting keys costs
+
+        return fetch(self.url, self._context, timeout=self._timeout, most=MAX_BODY)
 
 
 def _keep_fresh(source: weakref.ref[JwksUrl], wake: threading.Event, refresh: float) -> None:
@@ -144,20 +132,10 @@ def _check(url: str) -> None:
         raise KeysError(f"{url}: without TLS anybody on the way could put in keys of his own; allowed: https, or http on loopback")
 
 
-def _opener(url: str, ca_file: str | Path | None) -> Any:
-    """Return a client that speaks to this URL only: no redirects; no proxy from the environment on the loopback."""
+def _context(ca_file: str | Path | None) -> ssl.SSLContext:
     import ssl  # noqa: PLC0415 - 25 ms that only this way of getting keys costs
-    import urllib.request  # noqa: PLC0415
-
-    class NoRedirect(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_: Any) -> None:
-            return None
 
     try:
-        context = ssl.create_default_context(cafile=str(ca_file) if ca_file is not None else None)
+        return ssl.create_default_context(cafile=str(ca_file) if ca_file is not None else None)
     except OSError as error:
         raise KeysError(f"{ca_file}: {error.strerror or 'no certificates that can be read'}") from None
-    handlers: list[urllib.request.BaseHandler] = [NoRedirect(), urllib.request.HTTPSHandler(context=context)]
-    if url.startswith("http:"):
-        handlers.append(urllib.request.ProxyHandler({}))
-    return urllib.request.build_opener(*handlers)

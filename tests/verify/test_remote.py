@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -183,6 +185,40 @@ def test_a_drop_a_second_ends(server: Server) -> None:
     with pytest.raises(KeysError, match=r"no complete answer within 0\.3 s"):
         JwksUrl(server.url, timeout=0.3)
     stop.set()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_drop_a_second_before_the_answer_ends(scheme: str) -> None:
+    """So is one that drips a header, or its part of the handshake; its connection is closed, and no thread stays behind."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    left = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            # An HTTP header without end, and a TLS record that is announced with 16 KB.
+            connection.sendall(b"HTTP/1.1 200 OK\r\nx: " if scheme == "http" else b"\x16\x03\x03\x40\x00")
+            with suppress(OSError):
+                while not left.wait(0.01):
+                    connection.sendall(b"\x02")
+        left.set()
+
+    def fetch() -> None:
+        try:
+            JwksUrl(f"{scheme}://localhost:{listener.getsockname()[1]}/oauth2/keys", timeout=0.3)
+        except KeysError as error:
+            told.append(str(error))
+
+    told: list[str] = []
+    threads = [threading.Thread(target=work, daemon=True) for work in (drip, fetch)]
+    with listener:
+        for thread in threads:
+            thread.start()
+        threads[1].join(PATIENCE)
+        assert len(told) == 1
+        assert told[0].endswith("/oauth2/keys: no complete answer within 0.3 s")
+        assert left.wait(PATIENCE)  # by an error of the connection: nobody else sets it
+    until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("kiwi-id-jwks-")])
 
 
 def test_an_unknown_key_fetches_soon_but_not_often(
