@@ -80,7 +80,7 @@ class KeyFile:
         try:
             # A file system's clock has ticks of some milliseconds: a file this young may change again and look the same.
             young = time.time_ns() - self._seen[2] < 2_000_000_000
-            if not young and self._stat() == self._seen:
+            if not young and _seen(self._path.stat()) == self._seen:
                 return
             seen, data = self._read()
             if data != self._data:
@@ -88,32 +88,30 @@ class KeyFile:
                 self._data = data
                 _LOG.info("%s: read anew, %d keys", self._path, len(self._keys.by_kid))
             self._seen, self._refused = seen, ""
-        except KeysError as error:
+        except (KeysError, OSError) as error:
             # Once in words, not every second; and tried again every second, for it may be in the middle of being written.
-            if str(error) != self._refused:
-                _LOG.warning("%s; the keys read before stay in use", error)
-            self._refused = str(error)
-
-    def _stat(self) -> _Seen:
-        try:
-            found = self._path.stat()
-        except OSError as error:
-            raise KeysError(f"{self._path}: {error.strerror}") from None
-        if not stat.S_ISREG(found.st_mode):
-            raise KeysError(f"{self._path}: not a file")
-        return _seen(found)
+            told = f"{self._path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            if told != self._refused:
+                _LOG.warning("%s; the keys read before stay in use", told)
+            self._refused = told
 
     def _read(self) -> tuple[_Seen, bytes]:
-        self._stat()
         try:
-            with self._path.open("rb") as file:
-                seen = _seen(os.fstat(file.fileno()))
-                data = file.read(MAX_FILE + 1)
+            # Not to wait for a pipe's writer; what it is, is asked of what is open: the path may lead elsewhere by now.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise KeysError(f"{self._path}: not a file")
+                with open(descriptor, "rb", closefd=False) as file:
+                    data = file.read(MAX_FILE + 1)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             raise KeysError(f"{self._path}: {error.strerror}") from None
         if len(data) > MAX_FILE:
             raise KeysError(f"{self._path}: more than {MAX_FILE} bytes; is this the file of keys?")
-        return seen, data
+        return _seen(found), data
 
 
 def _seen(found: os.stat_result) -> _Seen:

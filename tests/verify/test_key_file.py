@@ -147,7 +147,13 @@ def dangling(path: Path) -> None:
     path.symlink_to("nowhere")
 
 
-@pytest.mark.parametrize("broken", [remove, cut, empty, directory, dangling])
+def pipe(path: Path) -> None:
+    """Put a named pipe in its place, which nobody writes to."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("broken", [remove, cut, empty, directory, dangling, pipe])
 def test_the_last_good_keys_stay(file: Path, broken: Callable[[Path], None], caplog: pytest.LogCaptureFixture) -> None:
     """A file that cannot be used is told once, not each second; the keys before it stay; when it is right again it is read."""
     watched = Watched(file)
@@ -252,6 +258,25 @@ def test_one_thread_reads_and_the_others_do_not_wait(file: Path, monkeypatch: py
     go_on.set()
     reader.join(30)
     assert watched.knows(NEW)
+
+
+def test_what_is_opened_is_what_was_looked_at(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that takes a file's place just then is found out when it is open, and does not hold the reader up."""
+    regular, fifo = file.stat(), tmp_path / "pipe"
+    os.mkfifo(fifo)
+    monkeypatch.setattr(Path, "stat", lambda *_, **__: regular)
+    errors: list[str] = []
+
+    def read() -> None:
+        try:
+            KeyFile(fifo)
+        except KeysError as error:
+            errors.append(str(error))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(30)
+    assert errors == [f"{fifo}: not a file"]
 
 
 def test_no_file_at_the_start(tmp_path: Path) -> None:
