@@ -30,6 +30,10 @@ MIN_RSA_EXPONENT = 65537  # NIST SP 800-56B: with small ones a sloppy padding ch
 
 _PKCS1, _SHA256 = padding.PKCS1v15(), Prehashed(hashes.SHA256())
 _ECDSA = ec.ECDSA(_SHA256)
+# Ed25519 (RFC 8032 §5.1): the field, and the y of the points whose order divides 8. With such a "key" everybody can sign.
+_FIELD = 2**255 - 19
+_ORDER_8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
+_SMALL_ORDER = frozenset({0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8})
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _LOG = logging.getLogger("kiwi_id.verify")
 
@@ -115,12 +119,17 @@ def describe(public: object, where: str) -> tuple[str, dict[str, str]]:
             raise KeysError(f"{where}: an RSA key of {public.key_size} bits; allowed: {MIN_RSA_BITS} to {MAX_RSA_BITS}")
         if numbers.e < MIN_RSA_EXPONENT:
             raise KeysError(f"{where}: an RSA key with the exponent {numbers.e}; allowed: {MIN_RSA_EXPONENT} or larger")
+        if numbers.n % 2 == 0:
+            raise KeysError(f"{where}: an RSA key with an even modulus, which is no product of two large primes")
         return "RS256", {"kty": "RSA", "n": _number(numbers.n), "e": _number(numbers.e)}
     if isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1):
         point = public.public_numbers()
         return "ES256", {"kty": "EC", "crv": "P-256", "x": _number(point.x, 32), "y": _number(point.y, 32)}
     if isinstance(public, ed25519.Ed25519PublicKey):
         raw = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
+        y = int.from_bytes(raw, "little") & (2**255 - 1)
+        if y >= _FIELD or y in _SMALL_ORDER:
+            raise KeysError(f"{where}: an Ed25519 key that everybody can sign for: its point is of small order, or misspelt")
         return "EdDSA", {"kty": "OKP", "crv": "Ed25519", "x": base64url(raw)}
     curve = getattr(public, "curve", None)
     found = f"a key on the curve {curve.name}" if curve is not None else f"a {type(public).__name__}"

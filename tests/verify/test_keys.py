@@ -142,6 +142,43 @@ def test_weak_and_wrong_keys(public: Any, words: str) -> None:
             keys.given(given)
 
 
+# The eight points whose order divides 8 (in both signs of x, where there are two), and numbers beyond the field that mean the same.
+SMALL_ORDER = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+    "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("point", SMALL_ORDER)
+def test_points_of_small_order(point: str, sign: int) -> None:
+    """Under such an Ed25519 key everybody can sign: R = the point 1 and S = 0 is good for one text in eight, or for all."""
+    raw = bytearray.fromhex(point)
+    raw[31] |= sign
+    with pytest.raises(KeysError, match="an Ed25519 key that everybody can sign for"):
+        keys.read(jwks(jwk(ED, x=b64(bytes(raw)))), "the file")
+
+
+def test_why_points_of_small_order_are_refused() -> None:
+    """What cryptography itself makes of the first of them."""
+    forged = ed25519.Ed25519PublicKey.from_public_bytes(b"\1" + bytes(31))
+    forged.verify(b"\1" + bytes(63), b"whatever")
+    with pytest.raises(KeysError, match="everybody"):
+        keys.given(forged)
+
+
+def test_even_moduli() -> None:
+    """A product of two odd primes is odd: such a modulus is cut, shifted, or made to be factored."""
+    n = RSA.public.public_numbers().n
+    with pytest.raises(KeysError, match=r"an RSA key with an even modulus|its numbers"):
+        keys.read(jwks(jwk(RSA, n=b64((n - 1).to_bytes(256, "big")))), "the file")
+
+
 @pytest.mark.parametrize("given", [ED.private, RSA.private, b"secret", 5, "not a key"])
 def test_objects_that_are_no_public_key(given: Any) -> None:
     """A private key, a shared secret, or anything else is refused, not taken for what it could mean."""
