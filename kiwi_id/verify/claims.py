@@ -22,8 +22,8 @@ class Claims:
 
     ``subject`` is the user's UUID (for a client's own token its name), which never changes and is never given to another; ``name``
     is for people. ``groups`` are as config.toml's ``groups_claim`` says; ``scopes`` what the user allowed the client; ``client_id``
-    the client that the token was issued to, ``audience`` whom it was made for. ``raw`` has all claims, as they came but with
-    lists as tuples and objects as read-only mappings.
+    the client that the token was issued to, ``token_id`` the token's own name, both never None for an access token; ``audience``
+    whom it was made for. ``raw`` has all claims, as they came but with lists as tuples and objects as read-only mappings.
     """
 
     subject: str

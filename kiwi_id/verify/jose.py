@@ -92,6 +92,8 @@ def unverified(token: str | bytes) -> tuple[Mapping[str, Any], Mapping[str, Any]
 
 def ascii_bytes(token: str | bytes) -> bytes:
     """Return a token as bytes; only ASCII, and not beyond MAX_TOKEN, can be one."""
+    if not isinstance(token, str | bytes):  # a bytearray may change while it is read; anything else is a mistake of the caller's
+        raise TypeError(f"a token is str or bytes, not {type(token).__name__}")
     if len(token) > MAX_TOKEN:
         raise MalformedToken(f"the token has {len(token)} characters; allowed: {MAX_TOKEN}")
     if isinstance(token, bytes):

@@ -17,6 +17,7 @@ from kiwi_id.verify.claims import Claims, claims_of, seconds
 from kiwi_id.verify.errors import (
     BadSignature,
     ExpiredToken,
+    MalformedToken,
     NotYetValid,
     UnknownKey,
     WrongAudience,
@@ -27,6 +28,7 @@ from kiwi_id.verify.errors import (
 from kiwi_id.verify.keys import Key, Keys, PublicKey
 from kiwi_id.verify.source import FixedKeys, KeyFile, KeySource
 
+ACCESS_TYPE = "at+jwt"
 MAX_LEEWAY = 300.0
 # Headers of tokens found good, to spare reading the same one again: an issuer has one for each of its keys.
 _HEADERS = 32
@@ -60,25 +62,24 @@ class Verifier:
         *,
         issuer: str,
         audience: str | Collection[str] | None,
-        token_type: str = "at+jwt",  # noqa: S107 - a media type
+        token_type: str = ACCESS_TYPE,
         leeway: float = 5.0,
         cache_size: int = 1024,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not issuer or not token_type:
-            raise ValueError("issuer and token_type must not be empty")
+        if not (issuer and token_type and isinstance(issuer, str) and isinstance(token_type, str)):
+            raise ValueError("issuer and token_type must be texts that are not empty")
         if not 0 <= leeway <= MAX_LEEWAY:
             raise ValueError(f"leeway: found {leeway}; allowed: 0 to {MAX_LEEWAY:g} seconds")
-        self._audience = None if audience is None else frozenset([audience] if isinstance(audience, str) else audience)
-        if self._audience is not None and (not self._audience or "" in self._audience):
-            raise ValueError("audience: a name, several, or None for any; an empty one would refuse everything or mean nothing")
+        self._audience = None if audience is None else _names(audience)
         self._issuer, self._leeway, self._cache_size, self._clock = issuer, leeway, cache_size, clock
         self._types = (token_type, f"application/{token_type}")
+        self._access = token_type == ACCESS_TYPE
         self._source = _source(keys)
         self._state = _State(self._source.current(), cache_size)
 
     def verify(self, token: str | bytes) -> Claims:
-        """Return the claims of a token that may be accepted. Raises TokenError otherwise."""
+        """Return the claims of a token that may be accepted. Raises TokenError otherwise, TypeError for what is no str or bytes."""
         found = self._source.current()
         state = self._state
         if found is not state.keys:
@@ -107,6 +108,9 @@ class Verifier:
         if known is None and len(state.headers) < _HEADERS:
             state.headers[head] = key
         claims = claims_of(jose.parse(jose.decode(payload)))
+        if self._access and not (claims.token_id and claims.client_id):
+            name = "client_id" if claims.token_id else "jti"
+            raise MalformedToken(f"the claim '{name}' is empty" if name in claims.raw else f"the token has no claim '{name}'")
         if claims.issuer != self._issuer:
             raise WrongIssuer(f"the token is of the issuer {quoted(claims.issuer)}, not of {quoted(self._issuer)}")
         if self._audience is not None and self._audience.isdisjoint(claims.audience):
@@ -134,6 +138,13 @@ class Verifier:
         if header.alg != key.alg:
             raise BadSignature(f"the token says algorithm {quoted(header.alg)}; its key is for {key.alg} only")
         return key
+
+
+def _names(audience: object) -> frozenset[str]:
+    names = [audience] if isinstance(audience, str) else audience
+    if not isinstance(names, Collection) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"audience: found {quoted(audience)}; allowed: a name, several, or None for any; as text, and none empty")
+    return frozenset(names)
 
 
 def _source(given: object) -> KeySource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -53,11 +54,13 @@ def test_claims() -> None:
 
 def test_the_least_token() -> None:
     """With nothing but what must be there, the rest is None or empty."""
-    least = dict.fromkeys(("jti", "client_id", "scope", "name", "email", "groups"), ...)
+    least = dict.fromkeys(("scope", "name", "email", "groups"), ...)
     claims = verifier().verify(ED.token(**least))
-    assert (claims.name, claims.email, claims.client_id, claims.token_id) == (None, None, None, None)
+    assert (claims.name, claims.email) == (None, None)
     assert (claims.groups, claims.scopes) == (frozenset(), frozenset())
-    assert set(claims.raw) == {"iss", "sub", "aud", "iat", "exp"}
+    assert set(claims.raw) == {"iss", "sub", "aud", "iat", "exp", "jti", "client_id"}
+    claims = verifier(token_type="JWT").verify(ED.token({"typ": "JWT"}, **least, jti=..., client_id=...))
+    assert (claims.client_id, claims.token_id) == (None, None)
 
 
 def test_claims_cannot_be_changed() -> None:
@@ -168,9 +171,13 @@ def test_times_that_are_none(name: str, value: Any) -> None:
 # -- claims of wrong types ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["iss", "sub", "aud", "exp", "iat"])
+@pytest.mark.parametrize("name", ["iss", "sub", "aud", "exp", "iat", "jti", "client_id"])
 def test_claims_that_must_be_there(name: str) -> None:
     """RFC 9068 §2.2: without one of them it is no access token."""
+    if name in ("jti", "client_id"):
+        for typ in ("at+jwt", "application/at+jwt"):
+            with pytest.raises(MalformedToken, match=f"the claim '{name}' is empty"):
+                verifier().verify(ED.token({"typ": typ}, **{name: ""}))
     with pytest.raises(MalformedToken, match=f"no claim '{name}'"):
         verifier().verify(ED.token(**{name: ...}))
 
@@ -251,6 +258,11 @@ def test_other_types_when_asked() -> None:
         {"audience": ""},
         {"audience": []},
         {"audience": ["mail", ""]},
+        {"audience": b"mail"},
+        {"audience": [b"mail"]},
+        {"audience": 5},
+        {"issuer": b"https://id.example.com"},
+        {"token_type": b"at+jwt"},
         {"token_type": ""},
         {"leeway": -1},
         {"leeway": 301},
@@ -261,6 +273,13 @@ def test_arguments_that_cannot_be_meant(changes: dict[str, Any]) -> None:
     """An empty issuer or audience, and a leeway that is none, are mistakes that are told at the start."""
     with pytest.raises(ValueError, match=r".+"):
         verifier(**changes)
+
+
+@pytest.mark.parametrize("kind", [bytearray, memoryview, list, lambda _: None, lambda _: 5])
+def test_tokens_that_are_neither_text_nor_bytes(kind: Callable[[bytes], Any]) -> None:
+    """A mistake of whoever calls is no verdict on the token: it is told as one."""
+    with pytest.raises(TypeError, match="a token is str or bytes, not "):
+        verifier().verify(kind(ED.token().encode()))
 
 
 def test_audience_must_be_said() -> None:
