@@ -76,6 +76,8 @@ class _Raw:
             raise ApiError(403, "accessdenied")  # 1.5.0 lets unix admins give the class, not take it
         if entry.is_a("builtin") and (classes or any(attr in ("name", "description") for _, attr, _ in changes)):
             raise ApiError(403, "systemprotectedobject")
+        if entry.is_a("group") and any(attr == "entry_managed_by" for _, attr, _ in changes):
+            raise ApiError(403, "accessdenied")  # 1.5.0 lets idm_access_control_admins do that, which idm_admin is not in
         if entry.is_a("service_account") and any(attr == "description" for _, attr, _ in changes):
             raise ApiError(403, "accessdenied")
 

@@ -64,7 +64,8 @@ class _Rest:
 
     def _target(self, request: Request, cls: str, key: str = "id") -> Entry:
         entry = self._directory.get(request.params[key])
-        if entry is None or not entry.is_a(cls):
+        # Of clients these paths take the name only, not the UUID (oauth2_id in server/core/src/https/v1_oauth2.rs).
+        if entry is None or not entry.is_a(cls) or (cls == "oauth2_resource_server" and request.params[key] == entry.uuid):
             raise ApiError(404, "nomatchingentries")
         return entry
 
@@ -184,6 +185,8 @@ class _Rest:
             claim["groups"][group.uuid] = sorted(set(values))
         else:
             claim["groups"].pop(group.uuid, None)
+        if not claim["groups"]:  # how it is joined is forgotten with it
+            del entry.private["claims"][request.params["claim"]]
         self._directory.save(entry)
         return json_response(None)
 

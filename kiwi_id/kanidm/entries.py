@@ -55,10 +55,13 @@ def replace(attr: str, values: Sequence[str]) -> list[Mod]:
     return mods + [{"present": [attr, value]} for value in values]
 
 
-async def delete(kanidm: Kanidm, kind: RestKind, uuid: str) -> None:
-    """Delete an entry (Kanidm keeps it in its recycle bin for a while); one that is gone is no error. Raises KanidmRefused."""
+async def delete(kanidm: Kanidm, kind: RestKind, key: str) -> None:
+    """Delete the entry of that UUID, or of that name (clients); one that is gone is no error. Raises KanidmRefused.
+
+    Kanidm keeps it in its recycle bin for a while.
+    """
     try:
-        await kanidm.call("DELETE", f"/v1/{kind}/{uuid}")
+        await kanidm.call("DELETE", f"/v1/{kind}/{key}")
     except KanidmRefused as refused:
         if refused.status != 404:
             raise
