@@ -9,7 +9,8 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 import trio
 
-from kiwi_id import demo
+from kiwi_id import bootstrap, config, demo
+from kiwi_id.kanidm import everyday
 from tests import headless
 from tests.kanidm.instance import Instance
 
@@ -116,3 +117,13 @@ def test_register_and_log_in(kiwi: Instance, chromium: Any) -> None:
     _until(driver, "return document.title == 'Consent Required'")
     assert "Kiwi demo" in driver.find_element("tag name", "body").text
     assert any(cookie["name"] == "bearer" for cookie in driver.get_cookies())
+
+    # Kanidm's own credential status knows of passwords alone; what 'kiwi-id user show' tells comes from the entry.
+    assert trio.run(_has_credentials, kiwi, person)
+
+
+async def _has_credentials(kiwi: Instance, person: str) -> bool:
+    settings = config.load(kiwi.config)
+    await bootstrap.bootstrap(settings, kiwi.server, recover=True)
+    async with bootstrap.open_kanidm(settings, kiwi.server) as kanidm:
+        return everyday.has_credentials(await everyday.require(kanidm, "person", person))
