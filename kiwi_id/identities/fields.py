@@ -154,9 +154,15 @@ def _whole_seconds(value: Any, *, low: float, high: float) -> int:
 def uri(value: Any) -> str:
     """Return a URI in the form that Kanidm stores (WHATWG URL): lower-case scheme and host, no default port. Raises Refused."""
     checked = values.uri(value)
+    scheme, _, rest = checked.partition(":")
+    # Kanidm would store these otherwise, and whoever compares URIs by hand would look in vain for what is different.
+    if re.search(r"""["'<>\\^`{|}]|/(?:\.|%2e){1,2}(?:[/?]|$)""", rest, re.IGNORECASE):
+        raise Refused(
+            shown(value), "a URI without dot segments and without quotes, <, >, \\, ^, `, {, | and }", "Write them as %XX."
+        )
     parts = urlsplit(checked)
     if parts.scheme not in _PORTS:
-        return checked
+        return f"{scheme.lower()}:{rest}"
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname or ""
     if parts.port not in (None, _PORTS[parts.scheme]):
         host += f":{parts.port}"

@@ -120,6 +120,22 @@ async def test_what_is_not_ours_is_left_alone(kanidm: Kanidm) -> None:
     ]
 
 
+async def test_how_uris_are_spelt(kanidm: Kanidm) -> None:
+    """URIs in every spelling that a file may have are stored so that a second plan is empty."""
+    uris = ["HTTPS://A.example:443", "https://a.example:8443/x%2Fy?q=%7B1%7D&z", "http://[::1]:80/cb", "http://127.0.0.1:3000/cb"]
+    uris += [
+        "App.Example:/cb",
+        "app.example://Host/cb",
+        "urn:x:y",
+        "https://a.example/~u/(b);v=1,2:3@4!$&*+",
+        "https://a.example//x/",
+    ]
+    text = f"[clients.c]\nlanding = 'https://a.example/a.b/..c/'\nredirect_uris = {uris}"
+    wanted = state(text)
+    assert not [done.refused for done in await make(kanidm, wanted) if done.refused]
+    assert (await difference(kanidm, wanted)).steps == ()
+
+
 async def test_what_left_the_file(kanidm: Kanidm) -> None:
     """Entries of ours that left the file stay, and the plan says so; with prune they go, and all that is not ours stays."""
     await make(kanidm, state(EVERYTHING))
