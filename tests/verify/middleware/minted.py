@@ -40,7 +40,7 @@ def token(key: Key = KEY, **changes: Any) -> str:
         "sub": "7a3f6c0e-5a3c-4f43-9d3b-0f0b8a3a3c11",
         "aud": AUDIENCE,
         "iat": now,
-        "exp": now + 900,
+        "exp": now + 86400,  # some are made when the tests are collected, and the suite takes its time
         "jti": secrets.token_urlsafe(16),
         "client_id": AUDIENCE,
         "scope": "openid mail_read",
