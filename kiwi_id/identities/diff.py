@@ -74,6 +74,7 @@ def diff(wanted: Identities, found: Found, *, prune: bool = False, adopt: frozen
     gone = [(kind, name) for kind in KINDS for name in have.of(kind) if name in owned and wanted.kind_of(name) != kind]
     steps = [Step("remove", kind, name, names[name]) for kind, name in reversed(gone)] if prune else []
     freed = {step.name for step in steps}
+    have = _without(have, freed)
     foreign: dict[str, str] = {}
     for kind in KINDS:
         for name, entry in wanted.of(kind).items():
@@ -144,6 +145,36 @@ def _rename(identities: Identities, names: Mapping[str, str]) -> Identities:
         {of(s.name): replace(s, name=of(s.name), managed_by=of(s.managed_by)) for s in identities.service_accounts.values()},
         clients,
     )
+
+
+def _without(identities: Identities, gone: set[str]) -> Identities:
+    """Return the same as it is when these entries were removed: Kanidm takes them out wherever they are mentioned.
+
+    A new entry may have the name of one, and is not meant by what mentioned that.
+    """
+    if not gone:
+        return identities
+
+    def kept(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in table.items() if name not in gone}
+
+    def manager(name: str) -> str:
+        return "" if name in gone else name
+
+    groups = {
+        name: replace(g, members=g.members - gone, managed_by=manager(g.managed_by)) for name, g in kept(identities.groups).items()
+    }
+    clients = {}
+    for name, c in kept(identities.clients).items():
+        claims = {claim: replace(one, values=kept(one.values)) for claim, one in c.claims.items()}
+        clients[name] = replace(
+            c,
+            scopes=kept(c.scopes),
+            supplementary_scopes=kept(c.supplementary_scopes),
+            claims={claim: one for claim, one in claims.items() if one.values},
+        )
+    services = {name: replace(s, managed_by=manager(s.managed_by)) for name, s in kept(identities.service_accounts).items()}
+    return Identities(kept(identities.persons), groups, services, clients)
 
 
 def _nothing(entry: Entry) -> Entry:

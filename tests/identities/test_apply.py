@@ -179,6 +179,23 @@ async def test_addresses_and_names_change_hands(kanidm: Kanidm) -> None:
     assert (await difference(kanidm, wanted)).steps == ()
 
 
+async def test_a_name_that_is_given_anew(kanidm: Kanidm) -> None:
+    """A person is removed and a group gets the name: what mentioned the person mentions the group now, if the file says so."""
+    rest = "[persons.b]\n[groups.all]\nmembers=['x', 'b', 'y']\n[groups.some]\nmembers=['x']\n[groups.z]\n"
+    client = "[clients.c]\nlanding='https://c.example.com/'\nscopes={%s=['openid']}\nclaims={r={join='csv',values={%s=['v']}}}\n"
+    await make(kanidm, state(rest + "[persons.x]\n[groups.y]\n" + client % ("y", "y")))
+    for text in (
+        rest.replace("members=['x']", "members=[]") + "[groups.x]\n[persons.y]\n" + client % ("x", "z"),
+        rest.replace("'x', 'b', 'y'", "'b'").replace("members=['x']", "members=[]") + client % ("z", "z"),
+    ):
+        wanted = state("prune = true\n" + text)
+        assert not [done.refused for done in await make(kanidm, wanted) if done.refused]
+        assert (await difference(kanidm, wanted)).steps == ()
+    everyone = await kanidm.get("group", "all")
+    assert everyone is not None
+    assert everyone["member"] == ["b@id.example.com"]
+
+
 async def test_a_renamed_person_is_known(kanidm: Kanidm) -> None:
     """A person who changed their name (Kanidm lets them) is neither made a second time nor removed: they get the name back."""
     wanted = state("prune = true\n[persons.alice]\n[groups.staff]\nmembers = ['alice']")
