@@ -26,6 +26,7 @@ def test_child_output_keeps_its_level_and_gets_its_component(kiwi: Kiwi) -> None
     kiwi.behave({"print": [*lines.values(), "no level", "7b1e TRACE    e", "", "tab\tand \x1b[31mcolour"]})
     kiwi.set(log_level="trace")
     kiwi.start_ready()
+    eventually(lambda: len(kiwi.logs(component="kanidmd")) >= 7, "all lines")  # they are read in batches
     found = {record["msg"]: record["level"] for record in kiwi.logs(component="kanidmd")}
     assert found == {
         **{line: level for level, line in lines.items()},

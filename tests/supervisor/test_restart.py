@@ -244,6 +244,7 @@ def test_a_reload_restarts_on_a_change_when_it_may(kiwi: Kiwi) -> None:
     assert kiwi.ask("reload")["restart"]["ok"] is True
     assert kiwi.get() == (200, "life 2")
     assert kiwi.ask("reload")["child_reloaded"] is True
+    eventually(lambda: len(kiwi.child_signals()) >= 4, "the second HUP")
     assert kiwi.child_signals() == ["SIGHUP", "SIGTERM", "SIGTERM", "SIGHUP"]
 
 
