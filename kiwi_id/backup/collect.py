@@ -9,10 +9,8 @@ everything anew, and its JSON is bound to the version just the same.
 from __future__ import annotations
 
 import fcntl
-import grp
 import hashlib
 import os
-import pwd
 import sqlite3
 import stat
 import time
@@ -25,6 +23,7 @@ from urllib.parse import quote
 from kiwi_id.backup import BackupError
 from kiwi_id.backup.archive import Member
 from kiwi_id.config import Config
+from kiwi_id.instance.access import group_name, user_name
 from kiwi_id.instance.files import read_file
 from kiwi_id.instance.layout import Places
 from kiwi_id.kanidm.server_toml import ServerToml
@@ -116,22 +115,6 @@ def collect(config: Config, server: ServerToml, account: Account | None, copy: P
 def _member(role: str, path: Path, size: int, status: os.stat_result, digest: str) -> Member:
     mode = f"{stat.S_IMODE(status.st_mode) & 0o777:04o}"
     return Member(role, os.path.normpath(path), size, mode, user_name(status.st_uid), group_name(status.st_gid), digest)
-
-
-def user_name(uid: int) -> str:
-    """Return a user's name, or the number when it has none."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
-def group_name(gid: int) -> str:
-    """Return a group's name, or the number when it has none."""
-    try:
-        return grp.getgrgid(gid).gr_name
-    except KeyError:
-        return str(gid)
 
 
 @contextmanager

@@ -38,21 +38,23 @@ def _allowed(account: Account, path: Path, wanted: int) -> bool:
 def who_can_read(path: Path) -> str:
     """Return in words who can read a file, by its own mode: its owner, its group, everybody."""
     status = path.stat()
-    owner, group = _user(status.st_uid), _group(status.st_gid)
+    owner, group = user_name(status.st_uid), group_name(status.st_gid)
     words = [f"user {owner}"] if status.st_mode & stat.S_IRUSR else []
     words += [f"group {group}"] if status.st_mode & stat.S_IRGRP else []
     words += ["everybody"] if status.st_mode & stat.S_IROTH else []
     return ", ".join(words) or "nobody"
 
 
-def _user(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return a user's name, or the number when it has none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
 
 
-def _group(gid: int) -> str:
+def group_name(gid: int) -> str:
+    """Return a group's name, or the number when it has none."""
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
@@ -75,7 +77,7 @@ def problems(config: Config, server: ServerToml, account: Account) -> list[Probl
         if path.exists() and not may(account, path, wanted):
             found.append(Problem(str(path), "", f"{what} by upstream_user {account.name}", "", fix))
 
-    group = _group(account.gid)
+    group = group_name(account.gid)
     need(
         config.upstream_bin,
         READ | EXECUTE,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from kiwi_id.errors import Exit, KiwiError
 
 if TYPE_CHECKING:  # httpx is heavy, and the commands that use this are told apart without it
+    from kiwi_id.kanidm.entries import RestKind
     from kiwi_id.kanidm.rest import Entry, Kanidm
 
 KINDS = {"person": "user", "group": "group", "oauth2": "client", "service_account": "service account"}
@@ -73,9 +74,11 @@ def has_credentials(entry: Entry) -> bool:
     return any(entry.get(attr) for attr in ("primary_credential", "passkeys", "attested_passkeys"))
 
 
-async def entries(kanidm: Kanidm, kind: str) -> list[Entry]:
+async def entries(kanidm: Kanidm, kind: RestKind) -> list[Entry]:
     """Return all entries of a kind, by name."""
-    found = [entry["attrs"] for entry in await kanidm.call("GET", f"/v1/{kind}")]
+    from kiwi_id.kanidm.entries import list_entries  # noqa: PLC0415 - brings httpx; who has a ``kanidm`` has it loaded
+
+    found = await list_entries(kanidm, kind)
     return sorted(found, key=lambda entry: first(entry, "name"))
 
 
