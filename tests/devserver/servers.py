@@ -6,7 +6,9 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from cryptography.x509.oid import NameOID
 
 from kiwi_id.instance.ports import free_port
 
-__all__ = ["STAND_IN", "Server", "make_certificate", "version_of"]
+__all__ = ["STAND_IN", "Server", "make_certificate", "running", "version_of"]
 
 STAND_IN = (sys.executable, "-m", "kiwi_id.devserver")
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -155,3 +157,15 @@ class Server:
     async def recover(self, name: str) -> str:
         """Give an account a new password through the admin socket."""
         return str((await self.admin({"RecoverAccount": {"name": name}}))["RecoverAccount"]["password"])
+
+
+@asynccontextmanager
+async def running(command: Sequence[str]) -> AsyncIterator[Server]:
+    """Run a Kanidm with an empty database in a directory of its own."""
+    with tempfile.TemporaryDirectory(prefix="kiwi-") as directory:
+        server = Server(Path(directory), command)
+        try:
+            await server.start()
+            yield server
+        finally:
+            await server.stop()

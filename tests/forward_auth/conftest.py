@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from tests.forward_auth.world import World
 from tests.issuer.rp.instances import SERVERS, server
 
 
-@pytest.fixture(scope="session", params=SERVERS)
-def shared_world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """A running Kiwi ID, shared by all tests."""
+@contextmanager
+def _running(request: pytest.FixtureRequest) -> Iterator[World]:
     # Not pytest's tmp_path: a Unix socket's path may have 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="kiwi-fa-"))
     try:
@@ -30,6 +30,13 @@ def shared_world(request: pytest.FixtureRequest) -> Iterator[World]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", params=SERVERS)
+def shared_world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A running Kiwi ID, shared by all tests."""
+    with _running(request) as made:
+        yield made
+
+
 @pytest.fixture
 def world(shared_world: World) -> World:
     """The shared world with the usual configuration in force, whatever the test before has changed."""
@@ -40,15 +47,8 @@ def world(shared_world: World) -> World:
 @pytest.fixture(scope="module", params=SERVERS)
 def proxied(request: pytest.FixtureRequest) -> Iterator[World]:
     """A Kiwi ID whose public side is a proxy's port."""
-    directory = Path(tempfile.mkdtemp(prefix="kiwi-fa-"))
-    try:
-        made = World(server(request, directory), directory / "kiwi")
-        try:
-            yield made
-        finally:
-            made.close()
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with _running(request) as made:
+        yield made
 
 
 @pytest.fixture(params=KINDS)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
 
 import pytest
 
 from kiwi_id.kanidm.rest import Kanidm
-from tests.devserver.servers import STAND_IN, Server
+from tests.devserver.servers import STAND_IN, Server, running
 
 from .world import signed_in
 
@@ -24,13 +22,8 @@ def command(request: pytest.FixtureRequest) -> Sequence[str]:
 @pytest.fixture
 async def server(command: Sequence[str]) -> AsyncIterator[Server]:
     """A running Kanidm."""
-    with tempfile.TemporaryDirectory(prefix="kiwi-") as directory:
-        server = Server(Path(directory), command)
-        try:
-            await server.start()
-            yield server
-        finally:
-            await server.stop()
+    async with running(command) as server:
+        yield server
 
 
 @pytest.fixture

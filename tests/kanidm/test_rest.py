@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.admin import AdminRequestRefused, recover_account
 from kiwi_id.kanidm.pin import client_context
 from kiwi_id.kanidm.rest import Kanidm, KanidmRefused, KanidmUnreachable, LoginDenied, Totp
-from tests.devserver.servers import STAND_IN, Server, make_certificate
+from tests.devserver.servers import STAND_IN, Server, make_certificate, running
 
 PASSWORD = "harbour-cinnamon-glacier-41"
 
@@ -31,13 +30,8 @@ def command(request: pytest.FixtureRequest) -> Sequence[str]:
 @pytest.fixture
 async def server(command: Sequence[str]) -> AsyncIterator[Server]:
     """A running Kanidm with an empty database."""
-    with tempfile.TemporaryDirectory(prefix="kiwi-") as directory:
-        server = Server(Path(directory), command)
-        try:
-            await server.start()
-            yield server
-        finally:
-            await server.stop()
+    async with running(command) as server:
+        yield server
 
 
 @pytest.fixture
