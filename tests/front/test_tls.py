@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -115,7 +116,7 @@ async def test_plain_http_on_kanidmds_port(front: Front, lines: Lines, nursery: 
         got.extend(await stream.receive_some(65536))
         await stream.send_all(OK)
 
-    await nursery.start(trio.serve_tcp, serve, front.kanidm.address.port)
+    await nursery.start(partial(trio.serve_tcp, serve, front.kanidm.address.port, host="127.0.0.1"))  # no other address's port
     assert (await front.ask(POST + b"Content-Length: 8\r\n\r\npassword")).status == 503
     assert b"password" not in got
     assert got.startswith(b"\x16\x03")
