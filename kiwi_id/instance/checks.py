@@ -24,6 +24,7 @@ from kiwi_id.instance.layout import SOCKET_PATH_MAX
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.privileges import find_account
+from kiwi_id.provisioner import mistakes_of
 from kiwi_id.values import Address
 
 Status = Literal["ok", "warning", "wrong"]
@@ -65,6 +66,9 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
     if instance.forward_auth_client and server:
         ok = f"client {instance.forward_auth_client}, for {', '.join(instance.forward_auth_hosts)}"
         findings += _report("forward-auth", _forward_auth(instance, server), [], ok)
+    if instance.apply_on_start:
+        # Warnings: a mistake there stops no start, only that apply.
+        findings += _report("state file", [], mistakes_of(instance), f"{instance.identities_file}, if it is there")
     findings += _ports(instance, server)
     findings += _privileges(instance, server)
     findings += _directories(instance, server)

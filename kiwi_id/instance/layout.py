@@ -36,7 +36,8 @@ class Options:
 
     ``domain`` and ``origin``: Kanidm's; outside ``/`` the domain defaults to ``localhost``, for trials. ``listen`` and
     ``upstream``: where Kiwi ID and kanidmd listen. ``listener_tls``: serve HTTPS with the loopback certificate (by default only
-    for an origin on localhost). ``key_type``: kind of the signing keys. ``force``: replace files that exist, keeping the old ones
+    for an origin on localhost). ``key_type``: kind of the signing keys. ``provision``: have Kiwi ID make its account in Kanidm and
+    apply the state file by itself. ``force``: replace files that exist, keeping the old ones
     as ``NAME.bak``; signing keys only when ``key_type`` is given, for a new key ends every token's validity; and TLS files only
     when Kiwi ID made them.
     """
@@ -48,6 +49,7 @@ class Options:
     upstream_bin: Path | None = None
     key_type: keys.Kind | None = None
     listener_tls: bool | None = None
+    provision: bool = False
     force: bool = False
 
 
@@ -140,7 +142,7 @@ class _Plan:
         options, places = self.options, self.places
         trial = places.root != Path("/")
         binary = options.upstream_bin or find_binary(places.root) or places.upstream_bin
-        settings: dict[str, str] = {
+        settings: dict[str, str | bool] = {
             "listen_addr": str(options.listen or ("127.0.0.1:8443" if trial else config.KEYS["listen_addr"].default)),
             "upstream_addr": f"https://{options.upstream or ('127.0.0.1:8444' if trial else server_toml.DEFAULT_BIND)}",
             "upstream_bin": str(binary.absolute()),
@@ -157,6 +159,8 @@ class _Plan:
         if tls:
             settings["tls_cert"] = str(server.tls_chain if server else places.chain)
             settings["tls_key"] = str(server.tls_key if server else places.key)
+        if options.provision:
+            settings |= {"bootstrap": True, "apply_on_start": True}
         self.config_text = templates.config_toml(settings)
         return config.parse(self.config_text, places.config)
 

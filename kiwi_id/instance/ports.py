@@ -37,6 +37,14 @@ def free_port() -> int:
     raise OSError("all ports of 127.0.0.1 are taken")
 
 
+def claim(port: int) -> bool:
+    """Claim one port in particular against other processes that do so; returns False when one of them has, and runs.
+
+    Tells nothing of who listens there.
+    """
+    return _claim(f"port-{port}")
+
+
 def blocks(first: int, last: int) -> list[range]:
     """Return the blocks of ports outside the kernel's range; all blocks, when it takes everything."""
     below = [range(start, start + BLOCK) for start in range(first - BLOCK, LOWEST - 1, -BLOCK)]
@@ -47,14 +55,19 @@ def blocks(first: int, last: int) -> list[range]:
 def _claimed() -> Iterator[int]:
     first, last = map(int, _KERNELS.read_text().split())
     for block in blocks(first, last):
-        claim = socket.socket(socket.AF_UNIX)
-        try:
-            claim.bind(f"\0kiwi-id-ports-{block.start}")
-        except OSError:
-            claim.close()
-            continue
-        _claims.append(claim)
-        yield from block
+        if _claim(f"ports-{block.start}"):
+            yield from block
+
+
+def _claim(name: str) -> bool:
+    held = socket.socket(socket.AF_UNIX)
+    try:
+        held.bind(f"\0kiwi-id-{name}")
+    except OSError:
+        held.close()
+        return False
+    _claims.append(held)
+    return True
 
 
 _PORTS = _claimed()

@@ -16,7 +16,7 @@ from kiwi_id import compatibility, config
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance import layout
-from kiwi_id.instance.ports import free_port
+from kiwi_id.instance.ports import claim, free_port
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.values import Address
@@ -107,6 +107,8 @@ def _install_stand_in(target: Path) -> None:
 
 def _choose_port(wanted: int | None) -> int:
     """Return ``wanted``, by default DEFAULT_PORT when it is free, else any free one. Raises ConfigError when it is taken."""
+    if wanted is None and not claim(DEFAULT_PORT):  # of another trial, which need not listen yet
+        return free_port()
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a port stays taken for a minute after each run
         try:

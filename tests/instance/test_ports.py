@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kiwi_id.instance.ports import BLOCK, LOWEST, blocks, free_port
+from kiwi_id.instance.ports import BLOCK, LOWEST, blocks, claim, free_port
 
 CHOOSE = f"""
 from kiwi_id.instance.ports import free_port
@@ -50,6 +50,18 @@ def test_a_port_in_use_is_not_given() -> None:
                 taken.bind(("127.0.0.1", free_port() + 1))
                 break
         assert taken.getsockname()[1] not in [free_port() for _ in range(2 * BLOCK)]
+
+
+def test_a_port_in_particular() -> None:
+    """One process has it for as long as it runs, and others are told so."""
+    port = free_port()
+    ask = [sys.executable, "-c", f"from kiwi_id.instance.ports import claim; print(claim({port})); input()"]
+    with subprocess.Popen(ask, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "True\n"
+        assert not claim(port)
+        process.communicate("\n")
+    assert claim(port)
 
 
 def test_ranges_of_the_kernel() -> None:
