@@ -79,13 +79,27 @@ class Outcome:
         return asdict(self) | {"token_file": str(self.token_file)}
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How it stands with our account after a start: there (``kept``, ``made``), or why not. ``again``: that may pass by itself."""
+
+    state: Literal["kept", "made", "consent needed", "failed"]
+    error: str = ""
+    again: bool = False
+    missing: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        return {"state": self.state, "error": self.error, "missing_groups": list(self.missing)}
+
+
 @asynccontextmanager
 async def open_kanidm(config: Config, server: ServerToml) -> AsyncIterator[Kanidm]:
     """Open a REST client that acts as our service account.
 
     Raises NotBootstrapped (no token, one that this user may not read, or one that Kanidm does not accept), KanidmUnreachable.
     """
-    token = _read_token(config.kanidm_token)
+    token = read_token(config.kanidm_token)
     if token is None:
         raise NotBootstrapped(
             f"Kiwi ID has no account in this Kanidm yet ({config.kanidm_token} does not exist). Make it: kiwi-id bootstrap"
@@ -110,7 +124,7 @@ async def bootstrap(
     AdminSocketUnavailable, KanidmUnreachable, KanidmRefused, ConfigError (files).
     """
     file = config.kanidm_token
-    if not recover and password is None and (token := _read_token(file)) is not None:
+    if not recover and password is None and (token := read_token(file)) is not None:
         async with _connect(config, server) as kanidm:
             kanidm.use_token(token)
             if (groups := await _groups(kanidm)) is not None:
@@ -130,19 +144,30 @@ async def bootstrap(
     return Outcome("made", file, recovered, others=len(before))
 
 
-async def at_start(config: Config, server: ServerToml) -> bool:
-    """Do what ``bootstrap = true`` asks for at a start; return whether our account can be used.
+async def at_start(config: Config, server: ServerToml) -> Standing:
+    """Do what ``bootstrap = true`` asks for at a start; return how it stands with our account.
 
-    Nothing that goes wrong here is a reason to end: people log in as before. It is logged with what to do.
+    Nothing that goes wrong here is a reason to end: people log in as before. It is logged with what to do, unless it may pass by
+    itself (``again``): then the caller tries once more, and tells.
     """
     try:
         outcome = await bootstrap(config, server)
+    except ConsentNeeded as error:  # an instance that was set up by hand: no fault
+        log.warn("Kiwi ID has no account in Kanidm", error=str(error))
+        return Standing("consent needed", str(error))
     except KiwiError as error:
-        log.error("Kiwi ID has no account in Kanidm", error=str(error))
-        return False
+        again = may_pass(error)
+        if not again:
+            log.error("Kiwi ID has no account in Kanidm", error=str(error))
+        return Standing("failed", str(error), again)
     if outcome.action == "made":
         log.info("made Kiwi ID's account in Kanidm", account=ACCOUNT, token_file=str(outcome.token_file))
-    return True
+    return Standing(outcome.action, missing=outcome.missing)
+
+
+def may_pass(error: KiwiError) -> bool:
+    """Tell whether trying again may help: Kanidm was not reached, or was about to end."""
+    return error.exit_code == Exit.UNAVAILABLE or (isinstance(error, KanidmRefused) and error.status >= 500)
 
 
 def _connect(config: Config, server: ServerToml) -> Kanidm:
@@ -192,7 +217,7 @@ def _begun(config: Config) -> Path:
 
 
 def _read_begun(config: Config) -> str | None:
-    text = _read_token(_begun(config))
+    text = read_token(_begun(config))
     try:
         password = json.loads(text or "{}").get("password")
     except (ValueError, AttributeError):
@@ -200,7 +225,7 @@ def _read_begun(config: Config) -> str | None:
     return password if isinstance(password, str) else None
 
 
-def _read_token(file: Path) -> str | None:
+def read_token(file: Path) -> str | None:
     """Return what ``file`` holds, None when there is none. Raises NotBootstrapped when it cannot be used as it is."""
     try:
         mode = file.stat().st_mode

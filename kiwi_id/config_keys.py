@@ -71,6 +71,9 @@ KEYS: dict[str, Key] = {
     "forward_auth_recheck": Key(_recheck, "5m", True, "how long a session is believed before Kanidm is asked about it again"),
     "forward_auth_lifetime": Key(_lifetime, "12h", True, "a session of forward-auth from login to the next login"),
     "forward_auth_audiences": Key(values.names, [], True, "clients whose access tokens are taken, too, besides its own"),
+    "bootstrap": Key(values.boolean, False, True, "make Kiwi ID's own account in Kanidm at the start, unless that resets anybody"),
+    "identities": Key(values.optional_path, "", True, "state file or directory; empty: identities.toml beside config.toml"),
+    "apply_on_start": Key(values.boolean, False, True, "apply the state file at each start and reload, if there is one"),
     "runtime_dir": Key(values.path, "/run/kiwi", False, "lock file and control socket"),
     "shutdown_timeout": Key(_seconds, "30s", True, "from SIGTERM to the end of everything"),
     "restart_limit": Key(partial(values.integer, low=1, high=1000), 5, True, "short lives of kanidmd in a row until giving up"),
@@ -191,6 +194,9 @@ class Config:
     forward_auth_recheck: float
     forward_auth_lifetime: float
     forward_auth_audiences: tuple[str, ...]
+    bootstrap: bool
+    identities: Path | None
+    apply_on_start: bool
     runtime_dir: Path
     shutdown_timeout: float
     restart_limit: int
@@ -209,6 +215,11 @@ class Config:
     def kanidm_token(self) -> Path:
         """Where the API token of our own account in Kanidm is kept: beside the signing key, for the same user and nobody else."""
         return self.jwt_private_key.with_name("kanidm-token")
+
+    @property
+    def identities_file(self) -> Path:
+        """The state file, or the directory of them, that says who and what there is in Kanidm; there need not be any."""
+        return self.identities or self.path.with_name("identities.toml")
 
     @property
     def compatibility_file(self) -> Path:

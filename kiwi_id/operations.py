@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiwi_id import __version__
 from kiwi_id.control import Handler
+from kiwi_id.reloader import Outcome
 
 if TYPE_CHECKING:
     from kiwi_id.supervisor import Supervisor
@@ -28,12 +29,20 @@ class Operations:
         }
 
     async def reload(self) -> dict[str, Any]:
-        """Reload, and tell what came of it."""
-        return (await self._supervisor.reloader.reload()).as_dict()
+        """Reload, and tell what came of it; mistakes in the state file, too, which refuse no reload."""
+        return self._with_identities(await self._supervisor.reloader.reload())
 
     async def restart_upstream(self) -> dict[str, Any]:
         """Restart kanidmd in order, after the checks and with the effects of a reload."""
-        return (await self._supervisor.reloader.reload(restart=True)).as_dict()
+        return self._with_identities(await self._supervisor.reloader.reload(restart=True))
+
+    def _with_identities(self, outcome: Outcome) -> dict[str, Any]:
+        supervisor = self._supervisor
+        told = {
+            "applying": supervisor.config.apply_on_start,
+            "problems": [one.as_dict() for one in supervisor.provisioner.mistakes],
+        }
+        return outcome.as_dict() | {"identities": told}
 
     async def request_reload(self) -> dict[str, Any]:
         """Ask for a reload, as SIGHUP does."""
@@ -63,6 +72,7 @@ class Operations:
                 "restarts": status.restarts,
                 "since": status.since,
             },
+            "provisioning": supervisor.provisioner.as_dict(),
             "orphans_reaped": supervisor.reaper.reaped_orphans,
             "last_reload": last.as_dict() if last else None,
         }

@@ -1,6 +1,6 @@
 """The supervisor: one nursery in which everything that Kiwi ID does is a sibling task. Read this file first.
 
-    reaper ── signals ── child ── listener ── watchdog ── reloader ── control, facade, renewals, keep-alive
+    reaper ── signals ── child ── listener ── watchdog ── reloader ── control, provisioner, facade, renewals, keep-alive
       │          │         │         │            │            │
       │          │         │         │            │            └ SIGHUP: files on disk → configuration in force
       │          │         │         │            └ probes kanidmd, has it restarted when it hangs
@@ -31,6 +31,7 @@ from kiwi_id.logs import Log
 from kiwi_id.operations import Operations
 from kiwi_id.plan import Plan
 from kiwi_id.privileges import acting_as, gain_nothing_new
+from kiwi_id.provisioner import Provisioner
 from kiwi_id.reaper import Reaper
 from kiwi_id.reloader import Reloader, Upstream
 from kiwi_id.restarter import Restart, Restarter, RestartSettings
@@ -71,9 +72,11 @@ class Supervisor:
         self.front = Front(plan, self.status, draining=self.signals.stop.is_set)
         self.listener = self.front.listener
         front = self.front
+        self.provisioner = Provisioner(config=lambda: self.config, server=lambda: plan.server, status=self.status)
+        steps = [front.prepare_tls, front.prepare_issuer, plan.prepare_pin, front.prepare_limits, _prepare_logs]
         self.reloader = Reloader(
             plan.config,
-            prepare=[front.prepare_tls, front.prepare_issuer, plan.prepare_pin, front.prepare_limits, _prepare_logs],
+            prepare=[*steps, self.provisioner.prepare],
             upstream=Upstream(self._hang_up, plan.prepare_restart, plan.upstream_changed, self._restart),
             notifier=notifier,
             summary=self.summary,
@@ -140,6 +143,7 @@ class Supervisor:
         await start(self._siblings.run, "reloader", self._reload_on_request)
         if self.plan.control is not None:
             await start(self._siblings.run, "control", partial(self._serve_control, self.plan.control))
+        await start(self._siblings.run, "provisioner", self.provisioner.run)
         nursery.start_soon(self._announce)
         nursery.start_soon(notify.keep_alive, self.notifier, self._answers_itself)
 
@@ -231,7 +235,7 @@ class Supervisor:
         total = self.config.shutdown_timeout
         ends = trio.current_time() + total
         self.notifier.stopping()
-        for name in ("reloader", "watchdog"):
+        for name in ("provisioner", "reloader", "watchdog"):
             await self._siblings.end(name)
         if "child" not in self._siblings and self.status.state is ChildState.STOPPED:
             self.status.transition(ChildState.STOPPING, "it was not started")  # for those who wait at the gate

@@ -23,6 +23,7 @@ from urllib.parse import quote
 from kiwi_id.backup import BackupError
 from kiwi_id.backup.archive import Member
 from kiwi_id.config import Config
+from kiwi_id.identities import load as identities
 from kiwi_id.instance.access import group_name, user_name
 from kiwi_id.instance.files import read_file
 from kiwi_id.instance.layout import Places
@@ -78,6 +79,8 @@ def files(config: Config, server: ServerToml) -> list[tuple[str, Path]]:
     if root_of(config) is not None:  # a directory of our own: state files and secrets that config.toml names lie there as well
         for path in _plain_files(config.path.parent):
             found.setdefault(path, "settings")
+    for path in identities.files_of(config.identities_file, missing_ok=True):
+        found.setdefault(path, "settings")
     found.pop(config.path, None)
     return [*((role, path) for path, role in found.items()), (CONFIG, config.path)]
 

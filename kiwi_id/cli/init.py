@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         upstream=args.upstream_addr,
         upstream_bin=args.upstream_bin,
         key_type=args.key_type,
+        provision=True,
         force=args.force,
     )
     done = layout.create(root, options)

@@ -36,7 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare what plan and apply have in common."""
     add_config_option(parser)
     add_session_options(parser)
-    where = "state file, or a directory of them (default: identities.toml and identities.d/*.toml beside config.toml)"
+    where = "state file, or a directory of them (default: 'identities' of config.toml, with its .d/*.toml)"
     parser.add_argument("--file", metavar="PATH", type=Path, help=where)
     parser.add_argument("--prune", action="store_true", help="remove what is ours and left the file, as 'prune = true' does")
     parser.add_argument(
@@ -64,9 +64,7 @@ def wish(args: argparse.Namespace) -> Wish:
 
 def state_file(args: argparse.Namespace, instance: Config) -> Path:
     """Return the state file that is meant."""
-    from kiwi_id.identities.service import default_path  # noqa: PLC0415
-
-    return args.file.absolute() if args.file else default_path(instance)
+    return args.file.absolute() if args.file else instance.identities_file
 
 
 def run(args: argparse.Namespace) -> int:

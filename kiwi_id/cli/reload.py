@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from kiwi_id import config, control
 from kiwi_id.cli import add_config_option
@@ -24,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask for a reload; return 0 when it worked (or was asked for), 78 when the files were refused.
 
-    69 when a kanidmd that had to be restarted did not come back in time.
+    69 when a kanidmd that had to be restarted did not come back in time; 1 when it worked, but the state file has mistakes.
     """
     path, word = (Path(args.socket), "") if args.socket else config.control_socket_of(config.config_path(args.config))
     if not (args.wait or args.json):
@@ -43,10 +44,22 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(f"kanidmd was restarted: process {restart['pid']}.\n" if restart["ok"] else f"{restart['error']}\n")
         elif not outcome["child_reloaded"]:
             sys.stdout.write("kanidmd was not ready and was not told; it reads its files when it starts.\n")
+        _tell_identities(outcome["identities"])
     else:
         sys.stderr.write("Not reloaded; the last good configuration is in force. To mend:\n")
         for problem in outcome["problems"]:
             sys.stderr.write(f"  {Problem(**problem)}\n")
     if outcome["problems"]:
         return Exit.CONFIG
-    return Exit.OK if outcome["ok"] else Exit.UNAVAILABLE
+    if not outcome["ok"]:
+        return Exit.UNAVAILABLE
+    return Exit.FAILURE if outcome["identities"]["problems"] else Exit.OK
+
+
+def _tell_identities(told: dict[str, Any]) -> None:
+    if told["problems"]:
+        sys.stderr.write("The state file has mistakes and is not applied; Kanidm stays as it is. To mend:\n")
+        for problem in told["problems"]:
+            sys.stderr.write(f"  {Problem(**problem)}\n")
+    elif told["applying"]:
+        sys.stdout.write("The state file, if there is one, is being applied: kiwi-id status tells how it goes.\n")

@@ -16,7 +16,6 @@ from kiwi_id.identities.model import Client, Entry, Group, Identities, Kind, Per
 from kiwi_id.instance.files import read_file
 from kiwi_id.values import Refused
 
-DEFAULT_PATH = Path("/etc/kiwi/identities.toml")
 TABLES: dict[str, Kind] = {"persons": "person", "groups": "group", "service_accounts": "service_account", "clients": "client"}
 _MAKE = {"person": Person, "group": Group, "service_account": ServiceAccount, "client": Client}
 
@@ -32,17 +31,17 @@ class _Gathered:
     problems: list[Problem] = field(default_factory=list)
 
 
-def files_of(path: Path) -> list[Path]:
+def files_of(path: Path, *, missing_ok: bool = False) -> list[Path]:
     """Return the state files that ``path`` means, in order: it and those of its ``.d`` directory, or those of a directory.
 
-    Raises ConfigMissing when there is none.
+    Raises ConfigMissing when there is none, unless ``missing_ok``.
     """
     if path.is_dir():
         found = sorted(path.glob("*.toml"))
     else:
         beside = path.with_suffix(".d")
         found = [*([path] if path.exists() else []), *(sorted(beside.glob("*.toml")) if beside.is_dir() else [])]
-    if not found:
+    if not found and not missing_ok:
         fix = "Write one (docs/identities.md has an example), or make it from what Kanidm has: kiwi-id export"
         raise ConfigMissing([Problem(str(path), "", "no state file", "a TOML file, or a directory of *.toml", fix)])
     return found
@@ -170,8 +169,6 @@ def _sensible(kind: Kind, table: dict[str, Any], found: dict[str, Any], key: str
         wrong.append(("pkce", "false", "true: a public client has nothing but PKCE", "Remove it, or make it a basic client."))
     if found["type"] == "public" and found["secret_file"]:
         wrong.append(("secret_file", "a file", "nothing: a public client has no secret", "Remove it."))
-    if found["type"] == "basic" and found["localhost_redirect"]:
-        wrong.append(("localhost_redirect", "true", "false: Kanidm has it for public clients only", "Name the URIs."))
     for name, what, allowed, fix in wrong:
         refuse(f"{key}.{name}", what, allowed, fix)
     return not wrong

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kiwi_id import bootstrap
 from kiwi_id.config import Config
-from kiwi_id.errors import Exit, KiwiError
+from kiwi_id.errors import ConfigError, ConfigMissing, Exit, KiwiError, Problem
 from kiwi_id.identities import show
 from kiwi_id.identities.apply import Done, Report, apply
 from kiwi_id.identities.diff import Difference, diff
@@ -45,11 +46,6 @@ class Wish:
     def names(self, wanted: Identities) -> frozenset[str]:
         """Return the names that may be adopted."""
         return frozenset(wanted.places) if self.adopt_all else self.adopt
-
-
-def default_path(config: Config) -> Path:
-    """Return where the state file is looked for: ``identities.toml`` beside config.toml, and the files of ``identities.d``."""
-    return config.path.with_name("identities.toml")
 
 
 @asynccontextmanager
@@ -95,28 +91,78 @@ async def make_so(
     return difference, await apply(kanidm, difference, found, report, remove_many=wish.remove_many)
 
 
-async def apply_configured(config: Config, server: ServerToml, path: Path | None = None) -> bool:
-    """Do at a start or reload what ``kiwi-id apply`` does, and log it; return whether Kanidm is as the file says now.
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of an apply at a start or reload.
+
+    ``steps``: how many were done; ``refused``: what Kanidm refused, with its reasons; ``left_alone``: names that are not ours;
+    ``mistakes`` in the file; ``error``: why it was not applied. ``again``: that may pass by itself. ``absent``: there is no file.
+    """
+
+    file: Path
+    steps: int = 0
+    refused: tuple[str, ...] = ()
+    left_alone: tuple[str, ...] = ()
+    mistakes: tuple[Problem, ...] = ()
+    error: str = ""
+    again: bool = False
+    absent: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether Kanidm is as the file says now."""
+        return not (self.error or self.refused or self.left_alone)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        return {
+            "ok": self.ok,
+            "file": str(self.file),
+            "absent": self.absent,
+            "steps": self.steps,
+            "refused": list(self.refused),
+            "left_alone": list(self.left_alone),
+            "error": self.error,
+        }
+
+
+async def apply_configured(config: Config, server: ServerToml, *, told: dict[str, tuple[str, ...]] | None = None) -> Applied:
+    """Do at a start or reload what ``kiwi-id apply`` does, and log it; return what came of it.
 
     Nothing that goes wrong here is a reason to end or to refuse a reload: people log in as before, and the log says what to do.
+    What may pass by itself (``again``) is the caller's to log; ``told`` keeps the steps that were logged from one try to the next.
     """
-    file = path or default_path(config)
+    file = config.identities_file
+    told = {} if told is None else told
 
     def report(done: Done) -> None:
+        title = f"{done.step.action} {show.title(done.step)}"
+        known = told.get(title)
+        told[title] = done.refused
+        if known == done.refused:
+            return
         if done.refused:
-            log.error("Kanidm refused a step of the state file", step=show.title(done.step), reasons="; ".join(done.refused))
+            log.error("Kanidm refused a step of the state file", step=title, reasons="; ".join(done.refused))
         else:
-            log.info("applied a step of the state file", action=done.step.action, step=show.title(done.step))
+            log.info("applied a step of the state file", step=title)
 
     try:
         wanted = load(file)
         with exclusive(config):
             async with session(config, server) as kanidm:
-                difference, refused = await make_so(kanidm, wanted, Wish(), report)
+                difference, _ = await make_so(kanidm, wanted, Wish(), report)
+    except ConfigMissing:
+        log.debug("there is no state file", file=str(file))
+        return Applied(file, absent=True)
     except KiwiError as error:
-        log.error("the state file was not applied", file=str(file), error=str(error))
-        return False
+        again = bootstrap.may_pass(error)
+        if not again:
+            log.error("the state file was not applied", file=str(file), error=str(error))
+        mistakes = tuple(error.problems) if isinstance(error, ConfigError) else ()
+        return Applied(file, len(told), mistakes=mistakes, error=str(error), again=again)
     for name, why in difference.foreign.items():
         log.warn("an entry of the state file is left alone", name=name, reason=why, fix=f"kiwi-id apply --adopt {name}")
-    log.info("the state file is in force", file=str(file), steps=len(difference.steps), refused=len(refused))
-    return not (refused or difference.foreign)
+    refused = tuple(f"{title}: {'; '.join(reasons)}" for title, reasons in told.items() if reasons)
+    done = len(told) - len(refused)
+    log.info("the state file is in force", file=str(file), steps=done, refused=len(refused), left_alone=len(difference.foreign))
+    return Applied(file, done, refused, tuple(difference.foreign))

@@ -36,6 +36,19 @@ def test_everything_that_cannot_be_made_again_is_in_it(kept: Kept) -> None:
     assert set(json.loads(done.stdout)["files"]) == {str(path) for path in wanted}
 
 
+def test_state_files_elsewhere(kept: Kept) -> None:
+    """What 'identities' names is in it as well, wherever it lies."""
+    state = kept.places.root / "state"
+    state.mkdir()
+    for name in ("mail.toml", "notes.txt"):
+        (state / name).write_text("")
+    text = kept.places.config.read_text()
+    kept.places.config.write_text(text.replace('# identities = ""', f'identities = "{state}"'))
+    done = kiwi_id("backup", kept.places.root / "all.tar.gz", "--config", kept.places.config, "--json")
+    assert done.returncode == Exit.OK, done.stderr
+    assert [name for name in json.loads(done.stdout)["files"] if name.startswith(str(state))] == [str(state / "mail.toml")]
+
+
 def test_only_the_newest_are_kept(kept: Kept, tmp_path: Path) -> None:
     """--keep removes the oldest by the time in the name, encrypted or not, and nothing that is another's or not ours."""
     directory = tmp_path / "backups"

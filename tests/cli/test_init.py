@@ -91,6 +91,8 @@ def test_writes_a_whole_instance(tmp_path: Path, fake: Path, umask: int) -> None
     made = config.load(root / "etc/kiwi/config.toml")
     paths = [made.upstream_config, made.jwt_private_key, made.jwt_public_key, made.log_file, made.runtime_dir, made.tls_key]
     assert all(path is not None and path.is_relative_to(root) for path in paths)
+    assert (made.bootstrap, made.apply_on_start) == (True, True)
+    assert made.identities_file == root / "etc/kiwi/identities.toml"
 
 
 def test_the_launcher_runs_and_what_it_made_passes_the_check(instance: Path, tmp_path: Path) -> None:

@@ -155,10 +155,11 @@ def test_at_a_start_or_reload(ready: World, capsys: pytest.CaptureFixture[str]) 
     """What a start or HUP does with a configured file: the same, logged; a mistake in the file is logged and ends nothing."""
     write(ready, "[persons.alice]\n")
     config, server = ready.config, ready.server
-    assert trio.run(apply_configured, config, server) is True
+    assert trio.run(apply_configured, config, server).ok
     assert [user["name"] for user in ready.json("user", "list")] == ["alice"]
     write(ready, "[persons.Alice]\n")
-    assert trio.run(apply_configured, config, server) is False
+    (mistake,) = trio.run(apply_configured, config, server).mistakes
+    assert mistake.key == "persons.Alice"
     ready.ok("group", "add", "readers")
     write(ready, "[persons.alice]\n[groups.readers]\n")
-    assert trio.run(apply_configured, config, server) is False
+    assert trio.run(apply_configured, config, server).left_alone == ("readers",)
