@@ -18,9 +18,9 @@ import pytest
 
 from bench import hostile, logins
 from bench.processes import ROOT, rss_mb
-from kiwi_id import devserver
+from kiwi_id import control, devserver
 from kiwi_id.instance.layout import Places
-from tests.supervisor.kiwi import eventually
+from tests.supervisor.kiwi import PATIENCE, eventually
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,13 @@ class Running:
 
     def status(self) -> dict[str, Any]:
         """What it says of itself."""
-        return hostile.status(self.directory)
+        # Not by the command: a process for each look would take the time from what is looked at.
+        return control.call(Places.under(self.directory / "instance").runtime_dir / "control.sock", "status", timeout=PATIENCE)
 
-    def limit(self, **limits: int) -> None:
+    def limit(self, **limits: int | str) -> None:
         """Change limits, by a reload."""
         config = Places.under(self.directory / "instance").config
-        table = "\n[limits]\n" + "".join(f"{name} = {value}\n" for name, value in limits.items())
+        table = "\n[limits]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in limits.items())
         config.write_text(config.read_text().partition("\n[limits]\n")[0] + table)
         command = [sys.executable, "-m", "kiwi_id", "reload", "--wait", "--config", str(config)]
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
@@ -76,7 +77,8 @@ def test_ten_thousand_connections(running: Running) -> None:
     count = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 1000)
     if count < 10_000:
         print(f"this machine allows {count} connections only")
-    running.limit(max_connections=count + 100)
+    # Held, so not closed while the last of them are yet to come: on a busy machine that takes longer than the usual 10 s.
+    running.limit(max_connections=count + 100, header_timeout="5m", keep_alive_timeout="5m")
     before = rss_mb(running.it.kiwi)
     with running.beside(count, "--kinds", "silent", "idle", "headers", "--addresses", "40") as crowd:
         assert crowd["open"] > count * 0.95
@@ -92,7 +94,7 @@ def test_more_connections_than_are_served(running: Running) -> None:
     before = running.status()["refused"].get("made_room", 0)
     with running.beside(2000, "--kinds", "silent", "headers", "--addresses", "40"):
         running.logs_in()
-        assert running.status()["connections"] <= 500
+        assert running.status()["connections"] <= 500 + 10  # who makes room counts until it is closed
     assert running.status()["refused"]["made_room"] - before >= 1500
     running.limit()
 

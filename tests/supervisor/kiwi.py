@@ -25,7 +25,7 @@ from kiwi_id.values import Address
 
 T = TypeVar("T")
 # How long a test waits for what must happen. Far more than it takes, because a busy machine is no error; never asserted on.
-PATIENCE = 30.0
+PATIENCE = 120.0
 
 # Short times, so that a test of what happens after one need not wait for long.
 QUICK = {
