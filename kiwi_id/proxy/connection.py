@@ -22,7 +22,7 @@ from kiwi_id.proxy.guard import Guard
 from kiwi_id.proxy.http1 import Http1Exchange
 from kiwi_id.proxy.parser import parse_request
 from kiwi_id.proxy.rules import BadRequest
-from kiwi_id.proxy.stream import READ_SIZE, Stream
+from kiwi_id.proxy.stream import READ_SIZE, Late, Stream
 from kiwi_id.proxy.writer import ResponseWriter
 from kiwi_id.values import Network
 
@@ -71,7 +71,7 @@ class Connection:
         self.eof = False
         self.buffer = bytearray()
         self._handler = handler
-        self._awaiting: trio.CancelScope | None = None
+        self._head_by: float | None = None  # while a head is awaited: until when
         self._fresh = True
         self._unwanted = False
         self._guard: Guard | None = None
@@ -79,14 +79,14 @@ class Connection:
     def drain(self) -> None:
         """End the connection as soon as no request is in progress on it: now, when it is idle."""
         self.draining = True
-        if self._awaiting is not None and not self.buffer:
-            self._awaiting.deadline = min(self._awaiting.deadline, self._drained_at())
+        if self._head_by is not None and not self.buffer:
+            self._expect_head(min(self._head_by, self._drained_at()))
 
     def make_room(self) -> None:
         """End the connection, which waits for a request (see :class:`Crowd`), without a word: its place is needed."""
         self.draining = self._unwanted = True
-        if self._awaiting is not None:
-            self._awaiting.cancel()
+        if self._head_by is not None:
+            self.stream.ring()
 
     def _drained_at(self) -> float:
         """When a connection on which nothing has been asked for since is ended, now that it drains."""
@@ -119,44 +119,47 @@ class Connection:
         # A new connection that says nothing is a held resource; a kept-alive one is a browser that may come back.
         patience = limits.header_timeout if first or buffer else limits.keep_alive_timeout
         deadline = trio.current_time() + patience
-        if self.draining and not buffer:
-            deadline = min(deadline, self._drained_at())
-        with trio.CancelScope(deadline=deadline) as scope:
-            idle = not buffer
-            self._awaiting = scope
-            self.shared.heads.join(self)
-            try:
-                while True:
-                    while buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before a request is ignored
-                        del buffer[:2]
-                        scanned = 0
+        idle = not buffer
+        self._expect_head(min(deadline, self._drained_at()) if self.draining and idle else deadline)
+        self.shared.heads.join(self)
+        try:
+            while True:
+                while buffer.startswith(b"\r\n"):  # RFC 9112 §2.2: an empty line before a request is ignored
+                    del buffer[:2]
+                    scanned = 0
+                if buffer:
+                    if idle:
+                        idle = False
+                        self._expect_head(trio.current_time() + limits.header_timeout)
+                    end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
+                    rules.check_head(buffer, scanned, end + 4 if end >= 0 else len(buffer))
+                    scanned = len(buffer)
+                    if 0 <= end <= limits.max_header_bytes - 4:
+                        head = bytes(buffer[: end + 4])
+                        del buffer[: end + 4]
+                        return head
+                    if scanned > limits.max_header_bytes:
+                        raise BadRequest(431, "headers_too_large", "Request line and headers are larger than allowed here.")
+                if self.eof or (self.draining and not buffer and not first):
+                    return None
+                data = await self.receive()
+                if not data:
+                    self.eof = True
                     if buffer:
-                        if idle:
-                            idle = False
-                            scope.deadline = trio.current_time() + limits.header_timeout
-                        end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
-                        rules.check_head(buffer, scanned, end + 4 if end >= 0 else len(buffer))
-                        scanned = len(buffer)
-                        if 0 <= end <= limits.max_header_bytes - 4:
-                            head = bytes(buffer[: end + 4])
-                            del buffer[: end + 4]
-                            return head
-                        if scanned > limits.max_header_bytes:
-                            raise BadRequest(431, "headers_too_large", "Request line and headers are larger than allowed here.")
-                    if self.eof or (self.draining and not buffer and not first):
                         return None
-                    data = await self.receive()
-                    if not data:
-                        self.eof = True
-                        if buffer:
-                            return None
-                    buffer += data
-            finally:
-                self._awaiting = None
-                self.shared.heads.leave(self)
+                buffer += data
+        except Late:
+            pass
+        finally:
+            self._expect_head(None)
+            self.shared.heads.leave(self)
         if not self.draining:
             self._time_is_up(first)
         return None
+
+    def _expect_head(self, by: float | None) -> None:
+        self._head_by = by
+        self.stream.expect_by(by)
 
     def _time_is_up(self, first: bool) -> None:
         """Judge a client that sent no whole head in its time: a kept-alive one owes us none. Raises BadRequest."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import trio
 
@@ -16,6 +17,7 @@ from kiwi_id.proxy.gate import RETRY_AFTER, Gate, Shut
 from kiwi_id.proxy.parser import ResponseHead
 from kiwi_id.proxy.pool import Pool, Upstream, UpstreamLost
 from kiwi_id.proxy.rules import BadRequest, Headers
+from kiwi_id.proxy.stream import Late
 
 # Safe to ask again when an answer was lost (RFC 9110 §9.2.2 would allow more; Kanidm's PUT and DELETE are not all idempotent).
 _REPEATABLE = frozenset({b"GET", b"HEAD"})
@@ -24,6 +26,10 @@ _CONTINUE_PATIENCE = 1.0
 _COLLECTED = 65536
 # Where kanidmd's redirects may lead to a relying party; all others pass unseen.
 _LOGIN_PAGES = b"/ui/oauth2"
+# Answers usually come sooner than this, seconds; only then is a second task started that watches the client meanwhile.
+UNATTENDED = 0.05
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -182,7 +188,7 @@ class Forwarder:
 
     async def _head(self, exchange: Exchange, upstream: Upstream, patience: float) -> ResponseHead:
         """Return the head of the answer; interim responses before it are passed on."""
-        while (head := await exchange.attended(upstream.receive_head, patience)).status < 200:
+        while (head := await _attended(exchange, upstream, upstream.receive_head, patience)).status < 200:
             if head.status != 100:
                 await exchange.informational(head.status, rules.to_client(head.headers, exchange.request_id))
         return head
@@ -197,7 +203,7 @@ class Forwarder:
         while True:
             head: ResponseHead | None = None
             with trio.CancelScope(deadline=ends):
-                head = await exchange.attended(upstream.receive_head, float("inf"))
+                head = await _attended(exchange, upstream, upstream.receive_head, float("inf"))
             if head is None or head.status == 100:
                 break
             if head.status >= 200:
@@ -213,7 +219,7 @@ class Forwarder:
         elsewhere = head.status in (302, 303) and exchange.path.startswith(_LOGIN_PAGES)
         if elsewhere and self._redirected is not None and await self._redirected(exchange, head.headers):
             while not response.complete:  # the redirect's own body, a few bytes at most
-                await exchange.attended(upstream.receive, patience)
+                await _attended(exchange, upstream, upstream.receive, patience)
             return
         exchange.start(head.status, rules.to_client(head.headers, exchange.request_id), head.reason)
         while True:
@@ -224,7 +230,19 @@ class Forwarder:
                 await exchange.flush()
                 return
             await exchange.flush()
-            await exchange.attended(upstream.receive, patience)
+            await _attended(exchange, upstream, upstream.receive, patience)
+
+
+async def _attended(exchange: Exchange, upstream: Upstream, wait: Callable[[], Awaitable[T]], patience: float) -> T:
+    """Await ``wait()``, a receive of ``upstream``, while the client stays. Raises what :meth:`Exchange.attended` raises."""
+    upstream.expect_within(UNATTENDED)
+    try:
+        return await wait()
+    except Late:
+        pass
+    finally:
+        upstream.expect_within(None)
+    return await exchange.attended(wait, patience)
 
 
 def _is_small(exchange: Exchange) -> bool:

@@ -26,8 +26,6 @@ access_log = Log("access")
 
 T = TypeVar("T")
 
-# Answers usually come sooner than this; only then is a second task started that watches the client meanwhile.
-UNATTENDED = 0.05
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -213,17 +211,12 @@ class Http1Exchange(Exchange):
         raise ClientGone
 
     async def attended(self, wait: Callable[[], Awaitable[T]], patience: float) -> T:
-        first = min(UNATTENDED, patience)
-        with trio.CancelScope(deadline=trio.current_time() + first):
-            return await wait()
-        if first == patience:
-            raise TooSlow
         result: list[T] = []
         failure: Exception | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch, nursery.cancel_scope)
             try:
-                with trio.CancelScope(deadline=trio.current_time() + patience - first) as scope:
+                with trio.CancelScope(deadline=trio.current_time() + patience) as scope:
                     result.append(await wait())
                 if scope.cancelled_caught:
                     failure = TooSlow()

@@ -98,6 +98,10 @@ class Upstream:
             raise UpstreamLost(f"sending failed: {error}", sent=True) from None
         raise TooSlow
 
+    def expect_within(self, seconds: float | None) -> None:
+        """Have the receives raise :class:`~kiwi_id.proxy.stream.Late` when nothing comes for so long; None: never."""
+        self._stream.expect_by(None if seconds is None else trio.current_time() + seconds)
+
     async def receive(self) -> None:
         """Receive some of the response; may be cancelled and called again."""
         response = self.response

@@ -15,6 +15,8 @@ from contextlib import suppress
 import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
+from kiwi_id.proxy import alarms
+
 READ_SIZE = 65536
 # Bytes that the kernel takes before it asks us to wait. Trio's 16 KiB make a large body wait at each TLS record.
 UNSENT = 131072
@@ -22,6 +24,10 @@ UNSENT = 131072
 _RECORD = 16384
 _ACKED = struct.Struct("=120xQ")
 _UNREADY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Late(Exception):
+    """Nothing has come by the deadline of :meth:`Stream.expect_by`."""
 
 
 class Stream:
@@ -38,6 +44,9 @@ class Stream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
         self.socket = sock
         self.tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        self._alarms = alarms.current()
+        self._alarm: int | None = None
+        self._late = False
 
     @classmethod
     def of(cls, tcp: trio.SocketStream, wrap: Callable[[socket.socket], socket.socket] | None = None) -> Stream:
@@ -65,8 +74,23 @@ class Stream:
             else:
                 return
 
+    def expect_by(self, deadline: float | None) -> None:
+        """Have :meth:`receive` raise Late when it waits at ``deadline``, of Trio's clock, or up to a tick later; None: never."""
+        if self._alarm is not None:
+            self._alarms.cancel(self, self._alarm)
+        self._late = False
+        self._alarm = None if deadline is None else self._alarms.set(self, deadline)
+
+    def ring(self) -> None:
+        """Have :meth:`receive` raise Late as soon as it waits."""
+        self._alarm, self._late = None, True
+        notify_closing(self.socket)  # wakes whoever waits for the socket, and does nothing else
+
     async def receive(self) -> bytes:
-        """Return the next bytes, at most ``READ_SIZE``; empty at the end of what the peer sends."""
+        """Return the next bytes, at most ``READ_SIZE``; empty at the end of what the peer sends.
+
+        Raises Late, having lost nothing, when :meth:`expect_by` is over.
+        """
         tls = self.tls
         if tls is None or not tls.pending():
             await self._readable()
@@ -117,12 +141,7 @@ class Stream:
 
         After a cancellation nothing has been sent; go on with the same bytes, which is what TLS demands.
         """
-        try:
-            await wait_writable(self.socket)
-        except trio.ClosedResourceError:
-            raise
-        except (OSError, ValueError) as error:
-            raise self._failure(error) from error
+        await self._writable()
         return data[self.send_now(data) :]
 
     def acknowledged(self) -> int:
@@ -138,15 +157,34 @@ class Stream:
         return self.tls is not None and self.tls.pending() > 0
 
     async def _readable(self) -> None:
-        try:
-            await wait_readable(self.socket)
-        except (OSError, ValueError) as error:  # closed before it was waited for: no descriptor
-            raise self._failure(error) from error
+        while not self._late:
+            try:
+                await wait_readable(self.socket)
+            except trio.ClosedResourceError:
+                if self.socket.fileno() < 0:
+                    raise
+            except (OSError, ValueError) as error:  # closed before it was waited for: no descriptor
+                raise self._failure(error) from error
+            else:
+                return
+        raise Late
+
+    async def _writable(self) -> None:
+        while True:
+            try:
+                await wait_writable(self.socket)
+            except trio.ClosedResourceError:
+                if self.socket.fileno() < 0:  # else it was the receiver that was rung for
+                    raise
+            except (OSError, ValueError) as error:
+                raise self._failure(error) from error
+            else:
+                return
 
     async def _wait(self, unready: OSError) -> None:
         # A TLS read may have to write first and a write to read (key updates), so the exception says for what to wait.
         if isinstance(unready, ssl.SSLWantWriteError):
-            await wait_writable(self.socket)
+            await self._writable()
         else:
             await self._readable()
 
@@ -183,6 +221,7 @@ class Stream:
 
     def close(self) -> None:
         """Close at once; whoever waits for the connection gets trio.ClosedResourceError."""
+        self.expect_by(None)
         if self.socket.fileno() >= 0:
             notify_closing(self.socket)
             self.socket.close()

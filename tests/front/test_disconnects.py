@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from kiwi_id.proxy import connection, http1
+from kiwi_id.proxy import connection, forwarder
 from tests.front.conftest import Front, Lines
 from tests.front.upstream import OK, Peer
 
@@ -65,7 +65,7 @@ async def test_leaving_is_noticed_after_any_request(front: Front, fields: bytes)
     await client.send(b"POST / HTTP/1.1\r\n" + HOST + fields + b"\r\n\r\n")
     if b"Length" in fields:
         await front.kanidm.arrived.wait()
-        with trio.move_on_after(2 * http1.UNATTENDED):  # so that the wait for the answer begins before the body has ended
+        with trio.move_on_after(2 * forwarder.UNATTENDED):  # so that the wait for the answer begins before the body has ended
             await silent.asked.wait()
         await client.send(b"x" * 100000)
     await silent.asked.wait()
@@ -113,7 +113,7 @@ async def test_a_half_closed_client_gets_its_answer(front: Front) -> None:
     async def script(peer: Peer) -> None:
         while request := await peer.read_request():
             if b"/slow" in request:
-                with trio.move_on_after(4 * http1.UNATTENDED):
+                with trio.move_on_after(4 * forwarder.UNATTENDED):
                     await peer.gone()
             await peer.send(OK)
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from kiwi_id.proxy import connection, http1
+from kiwi_id.proxy import connection, forwarder
 from kiwi_id.proxy.caller import Answer, Caller, Unavailable
 from kiwi_id.state import ChildState
 from tests.front.conftest import Front, Lines
@@ -181,7 +181,7 @@ async def test_a_client_that_leaves_makes_room(
     client = await front.connect()
     await client.send(request_bytes)
     await waiting(front, 1)
-    with trio.move_on_after(2 * http1.UNATTENDED):
+    with trio.move_on_after(2 * forwarder.UNATTENDED):
         await trio.sleep_forever()
     getattr(client, leave)()
     await waiting(front, 0)
@@ -199,7 +199,7 @@ async def test_a_long_body_waits_without_being_held(front: Front) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.send, b"x" * size)
         await waiting(front, 1)
-        with trio.move_on_after(3 * http1.UNATTENDED):
+        with trio.move_on_after(3 * forwarder.UNATTENDED):
             await trio.sleep_forever()
         assert sum(len(open_one.buffer) for open_one in front.listener.connections) < 300_000
         await up(front)
