@@ -23,6 +23,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from kiwi_id.issuer import token
+from kiwi_id.issuer.chosen import ChosenSecrets
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.encoding import PREFIX
 from kiwi_id.issuer.http import Request
@@ -68,8 +69,11 @@ class Endpoint:
         async def call(*_: Any) -> Answer:
             return answer
 
+        async def no_secret(_: str) -> None:
+            return None
+
         self.key: Key = make_key(private, KeyState.CURRENT, datetime.now(UTC), Path("key.pem"))
-        self.ctx = Context(ISSUER, "id.example.com", "name", KeySet(self.key, []), {}, OAuth2(call))
+        self.ctx = Context(ISSUER, "id.example.com", "name", KeySet(self.key, []), {}, OAuth2(call), ChosenSecrets(no_secret))
         self.memory = Memory()
         self.response: dict[str, Any] = {}
 

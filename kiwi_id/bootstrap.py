@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -22,12 +21,13 @@ from typing import Any, Literal
 
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
-from kiwi_id.instance.files import read_file, write_atomic
+from kiwi_id.instance.files import write_atomic
 from kiwi_id.kanidm import accounts
 from kiwi_id.kanidm.admin import recover_account
 from kiwi_id.kanidm.pin import client_context
 from kiwi_id.kanidm.rest import Kanidm, KanidmRefused, LoginDenied
 from kiwi_id.kanidm.server_toml import ServerToml
+from kiwi_id.kanidm.token_file import NotBootstrapped, read_token
 from kiwi_id.logs import Log
 
 log = Log("bootstrap")
@@ -46,13 +46,6 @@ GROUPS = (
 )
 """What the account is a member of. Found by trying: without any one of them something that ``kiwi-id`` does is refused."""
 LABEL = "kiwi-id"
-_ALLOWED = "a file of mode 0600 with the token of Kiwi ID's account in Kanidm"
-
-
-class NotBootstrapped(KiwiError):
-    """There is no token, or none that can be used; the words say what to do. Exit code 78: trying again will not help."""
-
-    exit_code = Exit.CONFIG
 
 
 class ConsentNeeded(NotBootstrapped):
@@ -223,26 +216,6 @@ def _read_begun(config: Config) -> str | None:
     except (ValueError, AttributeError):
         return None
     return password if isinstance(password, str) else None
-
-
-def read_token(file: Path) -> str | None:
-    """Return what ``file`` holds, None when there is none. Raises NotBootstrapped when it cannot be used as it is."""
-    try:
-        mode = file.stat().st_mode
-        text = read_file(file).decode("ascii").strip()
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        raise NotBootstrapped(
-            f"{file}: only root and the user that Kiwi ID runs as may read it: run this as one of them."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        found = error.strerror or str(error) if isinstance(error, OSError) else "bytes that are no token"
-        raise NotBootstrapped(str(Problem(str(file), "", found, _ALLOWED, ""))) from None
-    if stat.S_IMODE(mode) & 0o077:
-        fix = f"Others may have read it: revoke it (kiwi-id bootstrap --recover --revoke-others), or chmod 600 {file}."
-        raise NotBootstrapped(str(Problem(str(file), "", f"mode {stat.S_IMODE(mode):04o}", _ALLOWED, fix)))
-    return text or None
 
 
 def _write(file: Path, text: str, config: Config) -> None:

@@ -6,6 +6,8 @@ The supervisor starts and stops what is made here; what a reload changes of it i
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,6 +15,7 @@ import trio
 
 from kiwi_id import descriptors
 from kiwi_id.config import Config
+from kiwi_id.errors import Problem
 from kiwi_id.plan import Plan
 from kiwi_id.protect.handlers import TOKEN_PATHS, LoginGuard
 from kiwi_id.proxy.caller import Caller
@@ -31,6 +34,8 @@ from kiwi_id.web.probes import Probes
 
 if TYPE_CHECKING:
     from kiwi_id.forward_auth.endpoints import ForwardAuth
+    from kiwi_id.identities.secret_files import Read
+    from kiwi_id.issuer.chosen import ChosenSecrets
     from kiwi_id.issuer.context import Context
     from kiwi_id.issuer.service import Service
     from kiwi_id.kanidm.server_toml import ServerToml
@@ -60,9 +65,12 @@ class Front:
         self.pool = Pool(plan.config.upstream_addr, plan.pin, size=self.settings.limits.upstream_connections)
         status.on_exit.append(self.pool.child_ended)
         self.gate = Gate(status, self._current)
+        self._caller = Caller(self.pool, self.gate, self._current)
         self.facade = Facade(self._make_app)
         self._loaded = trio.Event()
         self._issuer: IssuerHandler
+        self.secrets: ChosenSecrets
+        self._token_file: Path
         self._service: Service
         self._forward_auth: ForwardAuth | None = None
         self._forwarder = Forwarder(self.pool, self.gate, self._current, self._redirected)
@@ -87,6 +95,8 @@ class Front:
     async def load(self, config: Config) -> None:
         """Import the issuer and read the key set, in threads, while kanidmd boots. Raises ConfigError."""
         await trio.to_thread.run_sync(self._load_issuer)
+        self.secrets.use(await trio.to_thread.run_sync(self._read_secrets, config))
+        self._token_file = config.kanidm_token
         # server.toml as the plan has read it, and kanidmd too: it may have changed since.
         context = await trio.to_thread.run_sync(self._context, config, self._plan.server)
         self._forward_auth = await trio.to_thread.run_sync(self._make_forward_auth, config, context)
@@ -95,9 +105,11 @@ class Front:
 
     def _load_issuer(self) -> None:
         from kiwi_id.issuer.backchannel import Courier  # noqa: PLC0415 - PyJWT and cryptography, wanted late
+        from kiwi_id.issuer.chosen import ChosenSecrets, from_kanidm  # noqa: PLC0415
         from kiwi_id.issuer.service import Service  # noqa: PLC0415
         from kiwi_id.web.issuer import IssuerHandler  # noqa: PLC0415
 
+        self.secrets = ChosenSecrets(from_kanidm(self._caller, lambda: self._token_file))
         self._courier = Courier()
         self._service = Service(self._courier.deliver)
         self._issuer = IssuerHandler(self._service, self._forwarder)
@@ -163,19 +175,41 @@ class Front:
             groups_claim=config.groups_claim,
             keys=keyring.load(),
             clients=config.clients,
-            kanidm=OAuth2(Caller(self.pool, self.gate, self._current)),
+            kanidm=OAuth2(self._caller, self.secrets.renew),
+            secrets=self.secrets,
         )
 
     def prepare_issuer(self, new: Config) -> Callable[[], list[str]]:
         """Make the issuer's context anew (a reload step). Raises ConfigError."""
         context = self._context(new, self._plan.read_server(new))
         forward_auth = self._make_forward_auth(new, context)
+        read = self._read_secrets(new)
 
         def apply() -> list[str]:
             self._forward_auth = forward_auth
-            return self._service.configure(context)
+            self._token_file = new.kanidm_token
+            return [*self._service.configure(context), *self.secrets.use(read)]
 
         return apply
+
+    def _read_secrets(self, config: Config) -> Read:
+        """Read the chosen client secrets. Nothing about them stops a start or a reload: people log in to the other clients."""
+        from kiwi_id.identities.secret_files import of_state_file  # noqa: PLC0415
+
+        # A state file that is gone is no word that nobody has chosen a secret any more.
+        wanted = config.identities is not None or bool(self.secrets.clients)
+        return of_state_file(config.identities_file, datetime.now(UTC), wanted=wanted)
+
+    async def reread_secrets(self, config: Config) -> list[Problem]:
+        """Read the chosen client secrets anew, and nothing else; return what is wrong with them."""
+        await self._loaded.wait()
+        self.secrets.use(await trio.to_thread.run_sync(self._read_secrets, config))
+        return self.secrets.problems
+
+    @property
+    def secret_problems(self) -> list[Problem]:
+        """What was wrong with the chosen client secrets when they were read last."""
+        return self.secrets.problems if self._loaded.is_set() else []
 
     def _make_forward_auth(self, config: Config, context: Context) -> ForwardAuth | None:
         """Make what answers at ``/auth/…``, when it is asked for. Raises ConfigError."""

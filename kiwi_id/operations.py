@@ -25,6 +25,7 @@ class Operations:
             "reload": self.reload,
             "request_reload": self.request_reload,
             "restart_upstream": self.restart_upstream,
+            "reread_secrets": self.reread_secrets,
             "status": self.status,
         }
 
@@ -38,11 +39,18 @@ class Operations:
 
     def _with_identities(self, outcome: Outcome) -> dict[str, Any]:
         supervisor = self._supervisor
+        mistakes = supervisor.provisioner.mistakes
         told = {
             "applying": supervisor.config.apply_on_start,
-            "problems": [one.as_dict() for one in supervisor.provisioner.mistakes],
+            "problems": [one.as_dict() for one in mistakes],
+            "secrets": [one.as_dict() for one in supervisor.front.secret_problems if one not in mistakes],
         }
         return outcome.as_dict() | {"identities": told}
+
+    async def reread_secrets(self) -> dict[str, Any]:
+        """Read the chosen client secrets anew, and nothing else: what an apply by hand asks for."""
+        problems = await self._supervisor.front.reread_secrets(self._supervisor.config)
+        return {"ok": not problems, "problems": [one.as_dict() for one in problems]}
 
     async def request_reload(self) -> dict[str, Any]:
         """Ask for a reload, as SIGHUP does."""

@@ -8,9 +8,10 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from kiwi_id import config
+from kiwi_id import config, control
 from kiwi_id.cli import plan
-from kiwi_id.errors import Exit
+from kiwi_id.config import Config
+from kiwi_id.errors import Exit, Problem
 
 if TYPE_CHECKING:
     from kiwi_id.identities.apply import Done
@@ -59,14 +60,28 @@ def run(args: argparse.Namespace) -> int:
         if args.recover:
             sys.stderr.write(plan.RECOVERED)
     done = len(difference.steps) - len(refused)
+    secrets = _tell_running(instance)
     if args.json:
         words = [{"kind": one.step.kind, "name": one.step.name, "reasons": list(one.refused)} for one in refused]
-        answer = {"ok": not (refused or difference.foreign), "done": done, "refused": words, **show.as_dict(difference)}
+        ok = not (refused or difference.foreign or secrets)
+        answer = {"ok": ok, "done": done, "refused": words, "secrets": secrets, **show.as_dict(difference)}
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
         rest = show.lines(Difference((), difference.foreign, difference.left, 0), colour=colour)
         print("\n".join([*list(rest)[:-1], f"{done} of {len(difference.steps)} steps done."]))
-    return Exit.FAILURE if refused or difference.foreign else Exit.OK
+        for problem in secrets:
+            sys.stderr.write(f"{Problem(**problem)}\n")
+    return Exit.FAILURE if refused or difference.foreign or secrets else Exit.OK
+
+
+def _tell_running(instance: Config) -> list[dict[str, str]]:
+    """Have a running Kiwi ID read the chosen client secrets anew; return what it says is wrong with them."""
+    try:
+        answer = control.call(instance.control_socket, "reread_secrets", timeout=10)
+    except control.NotRunning:  # it reads them when it starts
+        return []
+    problems: list[dict[str, str]] = answer.get("problems", [])
+    return problems
 
 
 class _Bar:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from kiwi_id import config
 from kiwi_id.cli import add_config_option, plan
-from kiwi_id.errors import ConfigError, Exit, Problem
+from kiwi_id.errors import ConfigError, ConfigMissing, Exit, Problem
 
 HEADER = """Made by 'kiwi-id export': the persons, groups, service accounts and OAuth2 clients of a Kanidm; see docs/identities.md.
-Not in here, because Kanidm shows it to nobody: passwords, passkeys, client secrets, API tokens.
+Not in here, because Kanidm shows it to nobody: passwords, passkeys, client secrets, API tokens. Of chosen secrets, which the state
+file of this instance knows, the names of the files are here: take those along, too.
 To an empty instance: kiwi-id apply. To the one it comes from, to keep it by this file from now on: kiwi-id apply --adopt-all"""
 
 
@@ -29,15 +30,24 @@ def run(args: argparse.Namespace) -> int:
     import trio  # noqa: PLC0415
 
     from kiwi_id.identities import export, service  # noqa: PLC0415
+    from kiwi_id.identities.load import load  # noqa: PLC0415
     from kiwi_id.identities.observe import observe  # noqa: PLC0415
     from kiwi_id.kanidm import server_toml  # noqa: PLC0415
 
     instance = config.load(config.config_path(args.config))
     server = server_toml.load(instance.upstream_config)
 
+    try:
+        known = load(instance.identities_file).clients
+    except ConfigMissing:
+        known = {}
+    except ConfigError as error:
+        known = {}
+        sys.stderr.write(f"Without the names of secret files: {error.diagnostics()}\n")
+
     async def read() -> str:
         async with service.session(instance, server, recover=args.recover) as kanidm:
-            return export.text(export.of_instance(await observe(kanidm)), header=HEADER)
+            return export.text(export.of_instance(await observe(kanidm), known), header=HEADER)
 
     text = trio.run(read)
     if args.recover:

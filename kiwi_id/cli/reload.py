@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask for a reload; return 0 when it worked (or was asked for), 78 when the files were refused.
 
-    69 when a kanidmd that had to be restarted did not come back in time; 1 when it worked, but the state file has mistakes.
+    69 when a kanidmd that had to be restarted did not come back in time; 1 when it worked, but the state file, or a file of a
+    chosen secret, has mistakes.
     """
     path, word = (Path(args.socket), "") if args.socket else config.control_socket_of(config.config_path(args.config))
     if not (args.wait or args.json):
@@ -53,10 +54,14 @@ def run(args: argparse.Namespace) -> int:
         return Exit.CONFIG
     if not outcome["ok"]:
         return Exit.UNAVAILABLE
-    return Exit.FAILURE if outcome["identities"]["problems"] else Exit.OK
+    return Exit.FAILURE if outcome["identities"]["problems"] or outcome["identities"]["secrets"] else Exit.OK
 
 
 def _tell_identities(told: dict[str, Any]) -> None:
+    if told["secrets"]:
+        sys.stderr.write("Chosen client secrets that cannot be used; those that were in force stay so. To mend:\n")
+        for problem in told["secrets"]:
+            sys.stderr.write(f"  {Problem(**problem)}\n")
     if told["problems"]:
         sys.stderr.write("The state file has mistakes and is not applied; Kanidm stays as it is. To mend:\n")
         for problem in told["problems"]:

@@ -127,7 +127,7 @@ class Login:
         if answer.status != 200:
             error = str(content.get("error"))
             if error == "invalid_client":
-                raise Surprise("Kanidm does not take the secret of forward_auth_client")
+                raise Surprise("the secret of forward_auth_client is not the right one")
             log.info("a login of forward-auth came to nothing", error=error, request_id=request.request_id.decode())
             return None
         return content

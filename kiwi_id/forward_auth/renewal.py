@@ -24,6 +24,7 @@ from kiwi_id.forward_auth.rules import Rules
 from kiwi_id.forward_auth.session import Session
 from kiwi_id.issuer.claims import user_claims
 from kiwi_id.issuer.context import Context
+from kiwi_id.issuer.http import Credentials
 from kiwi_id.issuer.tokens import payload
 from kiwi_id.kanidm.oauth2 import Surprise
 from kiwi_id.logs import Log
@@ -98,7 +99,7 @@ class Renewals:
 
         async def ask() -> None:
             try:
-                await ctx.kanidm.revoke(session.refresh, rules.client_id, rules.secret)
+                await ctx.kanidm.revoke(session.refresh, rules.client_id, await _secret(ctx, rules))
             except Exception as error:  # noqa: BLE001 - what leaves a system task ends the process
                 self.end(session, memory=rules.lifetime)
                 log.warn("a session could not be ended in Kanidm", error=str(error))
@@ -149,9 +150,9 @@ class Renewals:
 
 async def _refresh(ctx: Context, rules: Rules, session: Session) -> Session | None:
     form = {"grant_type": "refresh_token", "refresh_token": session.refresh}
-    status, answer = await ctx.kanidm.token(form, rules.client_id, rules.secret)
+    status, answer = await ctx.kanidm.token(form, rules.client_id, await _secret(ctx, rules))
     if status == 401:
-        raise Surprise("Kanidm does not take the secret of forward_auth_client")
+        raise Surprise("the secret of forward_auth_client is not the right one")
     if status >= 500:
         raise Surprise(f"status {status} from the token endpoint")
     if status != 200:
@@ -165,6 +166,11 @@ async def _refresh(ctx: Context, rules: Rules, session: Session) -> Session | No
         return None
     except KeyError:
         raise Surprise("no ID token or refresh token from the token endpoint") from None
+
+
+async def _secret(ctx: Context, rules: Rules) -> str | None:
+    """Return the secret that Kanidm knows our client by: another than the configured one, when that was chosen for it."""
+    return (await ctx.secrets.inward(Credentials(rules.client_id, rules.secret, basic=False))).secret
 
 
 def _key(session: Session) -> bytes:

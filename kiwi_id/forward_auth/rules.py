@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from kiwi_id.config_keys import Config
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.identities.secret_files import is_hash
 from kiwi_id.instance.files import read_file
 
 # Each of these is routed to us by its exact path, so that an application keeps whatever else it has below /auth/.
@@ -116,8 +117,11 @@ def _read_secret(file: Path) -> str:
         secret = read_file(file).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         found = (error.strerror if isinstance(error, OSError) else None) or "bytes that are not UTF-8"
-        fix = "Write it: kanidm system oauth2 show-basic-secret NAME > FILE"
+        fix = "Write it: (umask 077; kiwi-id client secret NAME > FILE)"
         raise ConfigError([Problem(str(file), "", found, "a file with the client's secret", fix)]) from None
-    if not secret or not secret.isprintable() or ":" in secret or " " in secret:
-        raise ConfigError([Problem(str(file), "", "nothing that Kanidm makes for a secret", "the client's secret alone", "")])
+    if is_hash(secret):
+        fix = "Write the secret itself into a file of its own: forward-auth has to show it."
+        raise ConfigError([Problem(str(file), "", "the hash of a chosen secret", "the client's secret", fix)])
+    if not secret or not secret.isprintable() or " " in secret:
+        raise ConfigError([Problem(str(file), "", "nothing that is a secret", "the client's secret alone", "")])
     return secret

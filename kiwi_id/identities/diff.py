@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from kiwi_id.errors import ConfigError, Problem
-from kiwi_id.identities.model import KINDS, Client, Entry, Group, Identities, Kind, Person, Policy, ServiceAccount
+from kiwi_id.identities.model import KINDS, OUR_FIELDS, Client, Entry, Group, Identities, Kind, Person, Policy, ServiceAccount
 from kiwi_id.identities.observe import Found
 
 Action = Literal["remove", "rename", "adopt", "create", "change"]
@@ -196,7 +196,7 @@ def _changes(before: Entry, after: Entry, found: Found) -> Iterator[Change]:
     for field in fields(after):
         key = field.name
         have, want = getattr(before, key), getattr(after, key)
-        if key in ("name", "secret_file", "type") or have == want:
+        if key in ("name", "type", *OUR_FIELDS) or have == want:
             continue
         if key in ("expires", "valid_from") and want is None:
             continue

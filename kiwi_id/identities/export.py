@@ -8,21 +8,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kiwi_id.identities.fields import FIELDS
 from kiwi_id.identities.load import TABLES
-from kiwi_id.identities.model import Claim, Client, Entry, Identities, Policy, Posix
+from kiwi_id.identities.model import OUR_FIELDS, Claim, Client, Entry, Identities, Policy, Posix
 from kiwi_id.identities.observe import Found
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _TIMES = frozenset({"session_expiry", "privilege_expiry"})
 
 
-def of_instance(found: Found) -> Identities:
-    """Return what of an instance belongs into a state file.
+def of_instance(found: Found, known: Mapping[str, Client] = MappingProxyType({})) -> Identities:
+    """Return what of an instance belongs into a state file; ``known`` are the clients of its state file of now.
 
     Kanidm's own groups are there when they have members or a policy, and with ``adopt``, which every instance needs for those.
+    Where chosen secrets are, ``known`` says: Kanidm does not know of them.
     """
     every = found.identities
     kept = {name: group for name, group in every.groups.items() if name not in found.builtin or group.members or group.policy}
@@ -31,7 +33,14 @@ def of_instance(found: Found) -> Identities:
         name: replace(group, members=frozenset(name for name in group.members if name in found.uuids))
         for name, group in kept.items()
     }
-    return Identities(every.persons, groups, every.service_accounts, every.clients, adopt=frozenset(groups.keys() & found.builtin))
+    clients = {name: _with_secrets(client, known.get(name)) for name, client in every.clients.items()}
+    return Identities(every.persons, groups, every.service_accounts, clients, adopt=frozenset(groups.keys() & found.builtin))
+
+
+def _with_secrets(client: Client, known: Client | None) -> Client:
+    if known is None or client.type == "public":
+        return client
+    return replace(client, **{name: getattr(known, name) for name in OUR_FIELDS})
 
 
 def text(identities: Identities, *, header: str = "") -> str:

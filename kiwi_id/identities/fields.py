@@ -260,6 +260,8 @@ FIELDS: dict[Kind, dict[str, Field]] = {
         "short_username": Field(values.boolean, False),
         "legacy_crypto": Field(values.boolean, False),
         "secret_file": Field(values.path, None),
+        "previous_secret_file": Field(values.path, None),
+        "previous_secret_until": Field(moment, None),
         "adopt": _ADOPT,
     },
 }

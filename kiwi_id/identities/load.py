@@ -169,6 +169,11 @@ def _sensible(kind: Kind, table: dict[str, Any], found: dict[str, Any], key: str
         wrong.append(("pkce", "false", "true: a public client has nothing but PKCE", "Remove it, or make it a basic client."))
     if found["type"] == "public" and found["secret_file"]:
         wrong.append(("secret_file", "a file", "nothing: a public client has no secret", "Remove it."))
+    for name, other in (("previous_secret_file", "secret_file"), ("previous_secret_until", "previous_secret_file")):
+        if found[name] and not found[other]:
+            wrong.append((name, f"it without '{other}'", f"'{other}' beside it", f"Add '{other}', or remove it."))
+    if found["type"] == "basic" and found["localhost_redirect"]:
+        wrong.append(("localhost_redirect", "true", "false: Kanidm has it for public clients only", "Name the URIs."))
     for name, what, allowed, fix in wrong:
         refuse(f"{key}.{name}", what, allowed, fix)
     return not wrong

@@ -17,6 +17,8 @@ MARK_GROUP = "kiwi_managed"
 OWN_ACCOUNT = "kiwi_id"
 """Kiwi ID's own service account, which no state file has and no apply takes out of a group."""
 RESERVED = frozenset({MARK_GROUP, OWN_ACCOUNT})
+OUR_FIELDS = ("secret_file", "previous_secret_file", "previous_secret_until")
+"""Fields of a client that Kanidm does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Claim:
 class Client:
     """An OAuth2 client; ``name`` is its ``client_id``. ``pkce`` False and ``localhost_redirect`` exist for one type each.
 
-    ``secret_file`` is Kiwi ID's, not Kanidm's: no change in Kanidm comes of it.
+    The three last are Kiwi ID's, not Kanidm's (:mod:`kiwi_id.identities.secret_files`): no change in Kanidm comes of them.
     """
 
     name: str
@@ -109,6 +111,8 @@ class Client:
     short_username: bool = False
     legacy_crypto: bool = False
     secret_file: Path | None = None
+    previous_secret_file: Path | None = None
+    previous_secret_until: datetime | None = None
 
 
 Entry = Person | Group | ServiceAccount | Client

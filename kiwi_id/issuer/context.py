@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from kiwi_id.config_keys import ClientSettings
 from kiwi_id.issuer.box import Sealer
+from kiwi_id.issuer.chosen import ChosenSecrets
 from kiwi_id.issuer.keys import KeySet
 from kiwi_id.kanidm.oauth2 import Client, OAuth2
 
@@ -32,6 +33,7 @@ class Context:
     keys: KeySet
     clients: Mapping[str, ClientSettings]
     kanidm: OAuth2
+    secrets: ChosenSecrets
     states: Sealer = field(init=False)
     parked: Sealer = field(init=False)
     codes: Sealer = field(init=False)

@@ -108,11 +108,15 @@ def shown(text: str) -> str:
 
 @dataclass(frozen=True)
 class Credentials:
-    """How a client has named itself: ``basic`` by HTTP Basic (decoded), else in the form. ``secret`` None: a public client."""
+    """How a client has named itself: ``basic`` by HTTP Basic (decoded), else in the form. ``secret`` None: a public client.
+
+    ``as_sent`` is a secret of HTTP Basic before it was decoded: many clients do not encode it (:mod:`kiwi_id.issuer.chosen`).
+    """
 
     client_id: str
     secret: str | None = field(repr=False)
     basic: bool
+    as_sent: str = field(default="", repr=False)
 
 
 def credentials(request: Request, parameters: Mapping[str, str]) -> Credentials | None:
@@ -129,7 +133,7 @@ def credentials(request: Request, parameters: Mapping[str, str]) -> Credentials 
         except (binascii.Error, UnicodeDecodeError):
             raise OAuthError("invalid_client", "The Basic credentials cannot be read.", status=401) from None
         # RFC 6749 §2.3.1: both halves are form-encoded before they are joined. Kanidm does not decode them; we do.
-        decoded = Credentials(unquote_plus(name), unquote_plus(secret) if colon else "", basic=True)
+        decoded = Credentials(unquote_plus(name), unquote_plus(secret) if colon else "", basic=True, as_sent=secret)
         if parameters.get("client_id", decoded.client_id) != decoded.client_id:
             raise OAuthError("invalid_request", "client_id is another one than in the Basic credentials.")
         return decoded

@@ -66,7 +66,7 @@ def _bearer(request: Request) -> str:
 async def introspect(ctx: Context, request: Request) -> Response:
     """Answer an introspection request. The caller must be a client that Kanidm knows, but need not be the token's own."""
     try:
-        form, who = _form(request)
+        form, who = await _form(ctx, request)
         await authenticate(ctx, who)
     except OAuthError as error:
         return error_response(error)
@@ -104,7 +104,7 @@ async def _introspect_refresh(ctx: Context, sent: str, who: Credentials) -> dict
 async def revoke(ctx: Context, request: Request) -> Response:
     """Answer a revocation request. Either token ends the whole session, as it does in Kanidm (RFC 7009 §2.1 allows it)."""
     try:
-        form, who = _form(request)
+        form, who = await _form(ctx, request)
         await authenticate(ctx, who)  # not left to Kanidm's own revocation: from 1.10 on it asks for no credentials
         sent = form["token"]
         try:
@@ -126,11 +126,11 @@ async def revoke(ctx: Context, request: Request) -> Response:
     return json_response(200, {}, CORS)
 
 
-def _form(request: Request) -> tuple[dict[str, str], Credentials]:
+async def _form(ctx: Context, request: Request) -> tuple[dict[str, str], Credentials]:
     form = request.parameters()
     if "token" not in form:
         raise OAuthError("invalid_request", "The parameter 'token' is missing.")
     who = credentials(request, form)
     if who is None:
         raise OAuthError("invalid_client", "The client does not name itself.", status=401)
-    return form, who
+    return form, await ctx.secrets.inward(who)

@@ -63,6 +63,7 @@ async def token(ctx: Context, request: Request, memory: Memory) -> Response:
         who = credentials(request, form)
         if who is None:
             raise OAuthError("invalid_client", "The client does not name itself.", status=401)
+        who = await ctx.secrets.inward(who)
         await refuse_needless_secret(ctx, who)
         answer = await _answer(ctx, grant, form, who, memory)
     except OAuthError as error:

@@ -36,6 +36,10 @@ class Surprise(Exception):
     """An answer that neither version of Kanidm is known to give here."""
 
 
+class NotAccepted(Surprise):
+    """Kanidm does not take our API token, or does not let its account see this."""
+
+
 @dataclass(frozen=True)
 class Invalid:
     """The client does not exist, or the redirect URI is not one of its own."""
@@ -90,11 +94,27 @@ class Client:
     scopes: frozenset[str]
 
 
-class OAuth2:
-    """Kanidm's OAuth2 endpoints. Every method raises what ``call`` raises when kanidmd does not answer, and Surprise."""
+class KanidmSecret(str):
+    """A client's secret as Kanidm has made it and told us; it is only such a one that can be out of date."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        """Return no secret: a traceback with arguments shows this."""
+        return "<a client's secret>"
+
+
+Renew = Callable[[str, KanidmSecret], Awaitable[KanidmSecret | None]]
+
+
+class OAuth2:
+    """Kanidm's OAuth2 endpoints. Every method raises what ``call`` raises when kanidmd does not answer, and Surprise.
+
+    ``renew(client_id, refused)`` returns another secret for one that Kanidm refuses, None when there is none.
+    """
+
+    def __init__(self, call: Call, renew: Renew | None = None) -> None:
+        self._call, self._renew = call, renew
 
     async def client(self, client_id: str) -> Client | None:
         """Return what is known of a client, or None when there is none of exactly that name (1.7+ finds it in capitals, too)."""
@@ -158,7 +178,32 @@ class OAuth2:
         answer = await self._call("GET", "/ui/logout", [(b"cookie", b"bearer=" + bearer.encode("latin-1"))])
         return [header for header in answer.headers if header[0] == b"set-cookie"]
 
+    async def client_secret(self, client_id: str, token: str) -> str | None:
+        """Return the secret that Kanidm has made for a client; None when it is none, or has none. ``token`` is an API token.
+
+        Raises NotAccepted.
+        """
+        answer = await self._call("GET", f"/v1/oauth2/{quote(client_id, safe='')}/_basic_secret", _bearer(token))
+        if answer.status in (401, 403):
+            raise NotAccepted(f"status {answer.status}")
+        if answer.status >= 500:
+            raise Surprise(f"status {answer.status} for a client's secret")
+        try:
+            found = json.loads(answer.body) if answer.status == 200 else None
+        except ValueError:
+            raise Surprise("an answer that is no JSON") from None
+        return found if isinstance(found, str) else None
+
     async def _ask_form(self, path: str, form: dict[str, str], client_id: str, secret: str | None) -> tuple[int, dict[str, Any]]:
+        status, content = await self._send_form(path, form, client_id, secret)
+        # Refused for what it says of the client, before it has looked at a grant or token: nothing has been used up.
+        if status == 401 and self._renew is not None and isinstance(secret, KanidmSecret):
+            another = await self._renew(client_id, secret)
+            if another is not None:
+                return await self._send_form(path, form, client_id, another)
+        return status, content
+
+    async def _send_form(self, path: str, form: dict[str, str], client_id: str, secret: str | None) -> tuple[int, dict[str, Any]]:
         headers: list[Header] = [(b"content-type", b"application/x-www-form-urlencoded")]
         if secret is None:
             form = {**form, "client_id": client_id}

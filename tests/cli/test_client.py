@@ -31,6 +31,7 @@ def test_a_confidential_client(ready: World) -> None:
         "landing": "https://mail.example.com/",
         "redirect_uris": uris,
         "scopes": {"readers": ["email", "openid"], "writers": ["email", "openid"]},
+        "chosen_secret": None,
         "pkce_required": True,
         "issuer": "https://id.example.com",
     }

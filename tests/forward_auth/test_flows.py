@@ -145,7 +145,7 @@ async def test_a_wrong_secret(world: World) -> None:
             page = await browser.visit(f"{world.wiki}/", ALICE)
             assert page.status_code == 502, show(page)
             assert KEY not in browser.jar
-        assert "Kanidm does not take the secret of forward_auth_client" in world.log()
+        assert "the secret of forward_auth_client is not the right one" in world.log()
     finally:
         world.secret_file.write_text(world.secret)
 

@@ -12,6 +12,7 @@ from trio.testing import MockClock
 
 from kiwi_id.forward_auth import renewal
 from kiwi_id.forward_auth.session import Session
+from kiwi_id.identities.secret_files import Candidate, Read, digest
 from kiwi_id.kanidm.oauth2 import OAuth2, Surprise
 from kiwi_id.proxy.caller import Unavailable
 from tests.forward_auth.issuer import HOST, RULES, ForwardAuth, aged
@@ -288,3 +289,26 @@ async def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         await made.current(aged(session, 400, refresh=f"none-{number}"))
     assert len(made.renewals._over) <= 11
     assert len(made.renewals._asked) <= 11
+
+
+async def test_a_chosen_secret() -> None:
+    """With a chosen secret for our own client a login, a renewal and a sign-out ask Kanidm with the secret that Kanidm has made."""
+    made = ForwardAuth(replace(RULES, secret="chosen-by-a-person-0123"))
+    made.issuer.secrets.use(Read({"fa": (Candidate(digest("chosen-by-a-person-0123")),)}))
+    session = aged(await made.session(), 400)
+    new = await made.current(session)
+    assert new is not None
+    made.kanidm.clients["fa"].secret = "made-anew-by-kanidm"
+    new = await made.current(aged(new, 400))
+    assert new is not None
+    await made.renewals.revoke(made.issuer.ctx, made.rules, new)
+    assert await made.current(aged(new, 400, number="another")) is None
+
+
+async def test_a_chosen_secret_that_is_not_ours() -> None:
+    """A wrong one in forward_auth_secret_file is no end of the session: Kanidm was not asked with the right one."""
+    made = ForwardAuth()
+    session = aged(await made.session(), 1000)
+    made.issuer.secrets.use(Read({"fa": (Candidate(digest("chosen-by-a-person-0123")),)}))
+    with pytest.raises(Surprise, match="the secret of forward_auth_client is not the right one"):
+        await made.current(session)

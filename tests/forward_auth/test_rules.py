@@ -185,9 +185,9 @@ def test_an_issuer_outside_the_domain_is_refused() -> None:
     ("content", "mode", "found"),
     [
         ("hidden-word", 0o604, "every user can read"),
-        ("", 0o600, "nothing that Kanidm makes"),
-        ("a b", 0o600, "nothing that Kanidm makes"),
-        ("a:b", 0o600, "nothing that Kanidm makes"),
+        ("", 0o600, "nothing that is a secret"),
+        ("a b", 0o600, "nothing that is a secret"),
+        ("sha256:" + "0" * 64, 0o600, "the hash of a chosen secret"),
         (None, 0o600, "No such file"),
     ],
     ids=range(5),

@@ -17,6 +17,7 @@ from kiwi_id.issuer.replay import Memory
 from kiwi_id.issuer.token import token
 from kiwi_id.kanidm.oauth2 import OAuth2
 from kiwi_id.proxy.caller import Answer, Unavailable
+from tests.issuer.unit.issuer import nobody_has_chosen
 
 
 class Kanidm:
@@ -41,7 +42,7 @@ async def test_who_waits_asks_again(autojump_clock: trio.testing.MockClock, tmp_
     generate_pair(tmp_path / "a.pem", tmp_path / "b.pem", kind="es256")
     key_set = keys.load(tmp_path / "a.pem", tmp_path / "b.pem", tmp_path / "none")
     kanidm = Kanidm(failures)
-    ctx = Context("https://id.example", "id.example", "name", key_set, {}, OAuth2(kanidm))
+    ctx = Context("https://id.example", "id.example", "name", key_set, {}, OAuth2(kanidm), nobody_has_chosen())
     box = {"c": "app", "r": "inner", "t": "inner", "a": 0, "s": ""}
     sent = PREFIX + ctx.refreshes.seal(box, lifetime=60)
     body = f"grant_type=refresh_token&client_id=app&refresh_token={sent}".encode()

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
+import trio
+
 from kiwi_id.kanidm.oauth2 import Header
 
 SCOPES = ["openid", "profile", "email", "groups"]
@@ -99,6 +101,12 @@ class FakeKanidm:
         bearer = jws(uat)
         self.sessions[bearer] = uat
         return bearer
+
+    async def tell_secret(self, client_id: str) -> str | None:
+        """Tell Kiwi ID's account the secret of a client, as Kanidm has made it."""
+        self.calls.append(("GET", f"/v1/oauth2/{client_id}/_basic_secret"))
+        await trio.lowlevel.checkpoint()
+        return self.clients[client_id].secret if client_id in self.clients else None
 
     async def __call__(self, method: str, target: str, headers: list[Header], body: bytes = b"") -> Answer:
         """Answer one request."""

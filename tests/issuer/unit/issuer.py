@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from kiwi_id.config_keys import ClientSettings
+from kiwi_id.issuer.chosen import ChosenSecrets
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import Request, Response
 from kiwi_id.issuer.keys import Key, KeySet, KeyState, make_key
@@ -32,6 +33,15 @@ CLIENTS = {
     "mail": ClientSettings(("https://mail.example/out", "https://mail.example/out?x=1"), "https://mail.example/bcl"),
     "wiki": ClientSettings((), "https://wiki.example/bcl", require_pkce=True),
 }
+
+
+def nobody_has_chosen() -> ChosenSecrets:
+    """Return what is in force where no client has chosen a secret: Kanidm is asked for none."""
+
+    async def fetch(client_id: str) -> str | None:
+        raise AssertionError(client_id)
+
+    return ChosenSecrets(fetch)
 
 
 def key(kind: str = "eddsa", number: int = 0) -> Key:
@@ -63,11 +73,13 @@ class World:
 
     def __post_init__(self) -> None:
         self.service = Service(self._deliver)
+        self.secrets = ChosenSecrets(self.kanidm.tell_secret)
         self.use(KeySet(key(self.kind), []))
 
     def use(self, keys: KeySet) -> None:
         """Put a key set in force, as a reload does."""
-        self.ctx = Context(ISSUER, "id.example", self.groups_claim, keys, CLIENTS, OAuth2(self.kanidm))
+        kanidm = OAuth2(self.kanidm, self.secrets.renew)
+        self.ctx = Context(ISSUER, "id.example", self.groups_claim, keys, CLIENTS, kanidm, self.secrets)
         self.service.configure(self.ctx)
 
     async def _deliver(self, notices: list[Notice]) -> None:
