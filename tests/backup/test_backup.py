@@ -144,7 +144,7 @@ def test_with_the_rights_of_the_unit_and_a_kanidmd_of_another_user(kept: Kept) -
     user = pwd.getpwnam("daemon")
     directory = kept.places.database.parent
     for parent in directory.parents:
-        if parent.is_relative_to(kept.places.root.parent.parent.parent):  # pytest's own, which it closes to others
+        if not parent.stat().st_mode & 0o001:  # pytest's own, which it closes to others
             parent.chmod(0o711)
     for path in (directory, *directory.iterdir()):
         os.chown(path, user.pw_uid, user.pw_gid)

@@ -7,7 +7,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from kiwi_id import config
 from kiwi_id.errors import Exit
@@ -15,6 +19,13 @@ from kiwi_id.instance import layout
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("KIWI_", "KANIDM_"))}
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """An empty directory. Not pytest's tmp_path: a Unix socket's path may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="kiwi-") as name:
+        yield Path(name)
 
 
 def refused(*options: str, code: Exit, **environment: str) -> str:
@@ -62,23 +73,21 @@ def test_options_that_contradict_a_kept_instance(tmp_path: Path) -> None:
     assert str(binary) in words
 
 
-def test_supervisor_that_fails(tmp_path: Path) -> None:
+def test_supervisor_that_fails(tmp_path: Path, short: Path) -> None:
     """When the supervisor gives up, its last words are shown and the exit code is that of an unavailable child."""
     binary = tmp_path / "kanidmd"
     # 'version' for the pin; as a server it ends at once, in the way kanidmd does with a configuration that it refuses.
     binary.write_text("#!/bin/sh\n[ \"$1\" = version ] && echo 'kanidmd 1.5.0' && exit 0\necho 'it does not like it' >&2\nexit 1\n")
     binary.chmod(0o755)
-    directory = tmp_path / "t"
-    directory.mkdir()
-    words = refused("--upstream-bin", str(binary), code=Exit.UNAVAILABLE, TMPDIR=str(directory))
+    words = refused("--upstream-bin", str(binary), code=Exit.UNAVAILABLE, TMPDIR=str(short))
     assert "it does not like it" in words
-    assert not list(directory.iterdir())
+    assert not list(short.iterdir())
 
 
-def test_words_for_a_person(tmp_path: Path) -> None:
+def test_words_for_a_person(short: Path) -> None:
     """Without --json a person reads URL, users with passwords, clients, how to stop, and that this is not Kanidm."""
     command = [sys.executable, "-m", "kiwi_id", "dev", "--stand-in", "--redirect-uri", "https://localhost:9999/back"]
-    environment = {**ENVIRONMENT, "TMPDIR": str(tmp_path)}
+    environment = {**ENVIRONMENT, "TMPDIR": str(short)}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout

@@ -78,11 +78,16 @@ class Report:
         return json.dumps(asdict(self), indent=1)
 
 
-def run(cycles: int, seed: int, kanidmd: Path | None = None, *, seconds: float = float("inf"), pace: float = 0.2) -> Report:
-    """Run so many cycles, fewer when ``seconds`` are over; ``pace``: seconds between two logins of one person."""
+def run(
+    cycles: int, seed: int, kanidmd: Path | None = None, *, seconds: float = float("inf"), fewest: int = 0, pace: float = 0.2
+) -> Report:
+    """Run so many cycles, fewer when ``seconds`` are over and ``fewest`` cycles and whole logins were done in them.
+
+    ``pace``: seconds between two logins of one person.
+    """
     report = Report(seed)
     with running(kanidmd) as world:
-        trio.run(_run, world, report, cycles, seconds, pace)
+        trio.run(_run, world, report, cycles, seconds, fewest, pace)
         report.children = world.children()
         report.exit_code, left = world.stop()
         report.processes_left = len(left)
@@ -92,7 +97,7 @@ def run(cycles: int, seed: int, kanidmd: Path | None = None, *, seconds: float =
     return report
 
 
-async def _run(world: World, report: Report, cycles: int, seconds: float, pace: float) -> None:
+async def _run(world: World, report: Report, cycles: int, seconds: float, fewest: int, pace: float) -> None:
     made, admin_password = await world.provision()
     client = made.clients[0]
     assert client.secret is not None
@@ -102,7 +107,12 @@ async def _run(world: World, report: Report, cycles: int, seconds: float, pace: 
     context = client_context(world.server.tls_chain)
     began = trio.current_time()
     done = 0
-    while done < cycles and trio.current_time() - began < seconds and not report.failure:
+
+    def over() -> bool:
+        enough = min(done, tally.counts["whole login", "ok"]) >= fewest
+        return enough and trio.current_time() - began > seconds
+
+    while done < cycles and not over() and not report.failure:
         # In parts, with quiet between them: what is open and held can be compared only when nothing is under way.
         part = cycles // 10 or 1 if report.memory_mb else max(int(cycles * _WARM), 1)
         async with trio.open_nursery() as nursery:
@@ -110,7 +120,7 @@ async def _run(world: World, report: Report, cycles: int, seconds: float, pace: 
             async with trio.open_nursery() as beside:
                 faults = Faults(world, tally, report.seed + done, beside)
                 for _ in range(min(part, cycles - done)):
-                    if trio.current_time() - began > seconds:
+                    if over():
                         break
                     try:
                         await faults.one()

@@ -55,9 +55,9 @@ def test_a_full_disk_costs_log_lines_and_nothing_else(kiwi: Kiwi, room: int) -> 
     for found in (records(file), kiwi.logs()):
         (told,) = [record for record in found if record["msg"] == "log lines were lost" and record["to"] == str(file)]
         assert (told["reason"], told["level"]) == ("File too large", "warn")
-        assert told["lines"] >= 20
+        assert told["lines"] >= 19
     served = [record["request_id"] for record in records(file) if record["msg"] == "request"]
-    assert len(served) == before + 1
+    assert before + 1 <= len(served) <= before + 2  # a request's line is written after its answer: the twentieth's perhaps later
 
 
 def test_the_device_is_full_from_the_beginning(kiwi: Kiwi) -> None:
