@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Most tests wait for a process more than they compute: more workers than cores pay. ARGS="-n0 -s" shows a test's own output.
+WORKERS ?= 4
 
 .PHONY: dev test check lint types bench report soak lock build clean help
 
@@ -11,8 +13,8 @@ help:  ## show the targets
 dev: $(VENV)/runtime  ## run a temporary instance with demo users, ready to log in
 	$(BIN)/python -m kiwi_id dev $(ARGS)
 
-test: $(VENV)/dev  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/dev  ## run the tests, in WORKERS processes
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: lint types test  ## what CI runs: lint, types, tests
 
