@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
+import time
 
-from kiwi_id import config
+from kiwi_id import config, values
 from kiwi_id.cli import add_config_option
 from kiwi_id.errors import ConfigError, Exit
 
 _PATHS = {"health": "/healthz", "ready": "/readyz", "live": "/livez"}
+_PAUSE = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_option(parser)
     parser.add_argument("--probe", choices=sorted(_PATHS), default="health", help="which probe (default: health)")
     parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="how long to wait (default: 5)")
+    parser.add_argument("--wait", type=_duration, default=0.0, metavar="TIME", help="ask again until it is 200, for so long: 60s")
     parser.add_argument("--quiet", action="store_true", help="print nothing")
+
+
+def _duration(text: str) -> float:
+    try:
+        return values.duration(text, low=0, high=86400)
+    except values.Refused as refused:
+        raise argparse.ArgumentTypeError(str(refused)) from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,13 +38,20 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:  # a container engine knows healthy (0) and unhealthy (1) only
         sys.stderr.write(error.diagnostics() + "\n")
         return Exit.FAILURE
-    try:
-        status, body = _get(settings, _PATHS[args.probe], args.timeout)
-    except (OSError, ValueError) as error:
-        status, body = 0, f"no answer on {settings.listen_addr}: {error}"
+    patience = time.monotonic() + args.wait
+    while (answer := _ask(settings, args))[0] != 200 and time.monotonic() < patience:
+        time.sleep(_PAUSE)
+    status, body = answer
     if not args.quiet:
         (sys.stdout if status == 200 else sys.stderr).write(body.strip() + "\n")
     return Exit.OK if status == 200 else Exit.FAILURE
+
+
+def _ask(settings: config.Config, args: argparse.Namespace) -> tuple[int, str]:
+    try:
+        return _get(settings, _PATHS[args.probe], args.timeout)
+    except (OSError, ValueError) as error:
+        return 0, f"no answer on {settings.listen_addr}: {error}"
 
 
 def _get(settings: config.Config, path: str, timeout: float) -> tuple[int, str]:

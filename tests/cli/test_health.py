@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -48,3 +49,18 @@ def test_health_without_a_running_kiwi_id(kiwi: Kiwi) -> None:
     assert "Connection refused" in done.stderr
     kiwi.config.write_text("nonsense")
     assert kiwi.cli("health").returncode == 1
+
+
+def test_health_waits_for_a_start(kiwi: Kiwi) -> None:
+    """With --wait it asks until kanidmd serves, as a script does that has just started Kiwi ID; out of patience it ends with 1."""
+    with ThreadPoolExecutor() as pool:
+        asking = pool.submit(kiwi.cli, "health", "--wait", "60s")
+        assert "no answer" in kiwi.cli("health", "--wait", "100ms").stderr
+        assert not asking.done()
+        kiwi.start()
+        done = asking.result()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"status": "ok", "upstream": "healthy"}
+    done = kiwi.cli("health", "--wait", "60")
+    assert done.returncode == 64
+    assert "1m30s" in done.stderr
