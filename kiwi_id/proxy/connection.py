@@ -128,18 +128,12 @@ class Connection:
                     del buffer[:2]
                     scanned = 0
                 if buffer:
+                    if (head := self._cut_head(scanned, limits.max_header_bytes)) is not None:
+                        return head
+                    scanned = len(buffer)
                     if idle:
                         idle = False
                         self._expect_head(trio.current_time() + limits.header_timeout)
-                    end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
-                    rules.check_head(buffer, scanned, end + 4 if end >= 0 else len(buffer))
-                    scanned = len(buffer)
-                    if 0 <= end <= limits.max_header_bytes - 4:
-                        head = bytes(buffer[: end + 4])
-                        del buffer[: end + 4]
-                        return head
-                    if scanned > limits.max_header_bytes:
-                        raise BadRequest(431, "headers_too_large", "Request line and headers are larger than allowed here.")
                 if self.eof or (self.draining and not buffer and not first):
                     return None
                 data = await self.receive()
@@ -155,6 +149,20 @@ class Connection:
             self.shared.heads.leave(self)
         if not self.draining:
             self._time_is_up(first)
+        return None
+
+    def _cut_head(self, scanned: int, most: int) -> bytes | None:
+        """Take a whole head out of the buffer, whose first ``scanned`` bytes have been looked at. Raises BadRequest."""
+        buffer = self.buffer
+        end = buffer.find(b"\r\n\r\n", max(0, scanned - 3))
+        if end < 0 or scanned:  # one that comes whole, as nearly all do, is judged by parse_request alone
+            rules.check_head(buffer, scanned, end + 4 if end >= 0 else len(buffer))
+        if 0 <= end <= most - 4:
+            head = bytes(buffer[: end + 4])
+            del buffer[: end + 4]
+            return head
+        if len(buffer) > most:
+            raise BadRequest(431, "headers_too_large", "Request line and headers are larger than allowed here.")
         return None
 
     def _expect_head(self, by: float | None) -> None:
