@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from kiwi_id.backup import BackupError
+from kiwi_id.backup import BackupError, state
 from kiwi_id.backup.archive import Member
 from kiwi_id.config import Config
 from kiwi_id.identities import load as identities
@@ -30,8 +30,9 @@ from kiwi_id.instance.layout import Places
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.privileges import Account, acting_as
 
-DATABASE, CONFIG, SERVER, KEYS = "database", "config", "server", "keys"
-"""Roles that a restore treats in a way of their own: the database, config.toml, server.toml, and files of ``jwt_keys_dir``."""
+DATABASE, CONFIG, SERVER, KEYS, STATE = "database", "config", "server", "keys", "state file"
+"""Roles that a restore treats in a way of their own: the database, config.toml, server.toml, files of ``jwt_keys_dir``, and state
+files."""
 
 ASIDE = ".before-restore-"
 """What a restore puts, with the time, behind the name of each file that it replaces; such files are in no backup."""
@@ -76,11 +77,14 @@ def files(config: Config, server: ServerToml) -> list[tuple[str, Path]]:
         del found[config.compatibility_file]
     for path in _plain_files(config.keys_dir):
         found[path] = KEYS
-    if root_of(config) is not None:  # a directory of our own: state files and secrets that config.toml names lie there as well
+    for file in identities.files_of(config.identities_file, missing_ok=True):
+        found[file] = STATE
+        for path in state.named_in(_read(file), file):
+            if _exists(path):
+                found.setdefault(path, "secret")
+    if root_of(config) is not None:  # a directory of our own: what else lies there belongs to it as well
         for path in _plain_files(config.path.parent):
             found.setdefault(path, "settings")
-    for path in identities.files_of(config.identities_file, missing_ok=True):
-        found.setdefault(path, "settings")
     found.pop(config.path, None)
     return [*((role, path) for path, role in found.items()), (CONFIG, config.path)]
 
@@ -91,6 +95,13 @@ def _plain_files(directory: Path) -> Iterator[Path]:
             path = Path(parent) / name
             if not name.startswith(".") and not name.endswith(".bak") and ASIDE not in str(path) and path.is_file():
                 yield path
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_file(path)
+    except OSError as error:
+        raise BackupError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
 
 
 def _exists(path: Path) -> bool:
@@ -107,10 +118,7 @@ def collect(config: Config, server: ServerToml, account: Account | None, copy: P
     sources = [Source(_member(DATABASE, server.db_path, copy.stat().st_size, status, digest), copy)]
     with _keys_at_rest(config.keys_dir):
         for role, path in files(config, server):
-            try:
-                data, status = read_file(path), path.stat()
-            except OSError as error:
-                raise BackupError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from None
+            data, status = _read(path), path.stat()
             sources.append(Source(_member(role, path, len(data), status, hashlib.sha256(data).hexdigest()), data))
     return sources
 

@@ -23,9 +23,9 @@ from urllib.parse import quote
 import trio
 
 from kiwi_id import compatibility, lock
-from kiwi_id.backup import BackupError
+from kiwi_id.backup import BackupError, state
 from kiwi_id.backup.archive import Manifest, Member, Reader
-from kiwi_id.backup.collect import ASIDE, CONFIG, DATABASE, KEYS, SERVER
+from kiwi_id.backup.collect import ASIDE, CONFIG, DATABASE, KEYS, SERVER, STATE
 from kiwi_id.backup.relocate import Plan, plan
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance.files import sync_directory, write_atomic
@@ -61,8 +61,12 @@ def restore(reader: Reader, *, root: Path | None, binary: Path | None, now: date
             texts = {m.role: staged[m.path].read_text("utf-8") for m in manifest.members if m.role in (CONFIG, SERVER)}
             planned = plan(manifest, texts, root, binary)
             _check_version(manifest, planned)
+            written = {CONFIG: planned.config_text.encode(), SERVER: planned.server_text.encode()}
+            changed = {member.path: written[member.role] for member in manifest.members if member.role in written}
+            for member in (member for member in manifest.members if member.role == STATE):
+                changed[member.path] = state.moved(staged[member.path].read_bytes(), Path(member.path), planned.places)
             with _database_at_rest(planned):
-                return _Writer(manifest, planned, staged, now).write()
+                return _Writer(manifest, planned, staged, changed, now).write()
     except UnicodeDecodeError:
         raise BackupError("config.toml or server.toml in this backup is not UTF-8") from None
     except OSError as error:
@@ -139,8 +143,10 @@ def _fold_in_log(database: Path) -> None:
 class _Writer:
     """Puts the files in their places."""
 
-    def __init__(self, manifest: Manifest, planned: Plan, staged: dict[str, Path], now: datetime) -> None:
-        self.manifest, self.plan, self.staged = manifest, planned, staged
+    def __init__(
+        self, manifest: Manifest, planned: Plan, staged: dict[str, Path], changed: dict[str, bytes], now: datetime
+    ) -> None:
+        self.manifest, self.plan, self.staged, self.changed = manifest, planned, staged, changed
         self.suffix = f"{ASIDE}{now:%Y%m%dT%H%M%SZ}"
         self.result = Restored(manifest, planned.config.path)
         self.strangers: set[str] = set()
@@ -153,7 +159,6 @@ class _Writer:
             self._set_aside(file, move=True)
         if settings.keys_dir.is_dir():  # whole: a key that the backup does not know must not be published, or sign
             self._set_aside(settings.keys_dir, move=True)
-        texts = {CONFIG: self.plan.config_text.encode(), SERVER: self.plan.server_text.encode()}
         for member in sorted(self.manifest.members, key=lambda member: member.role == CONFIG):
             path = self.plan.places[member.path]
             self._make_directory(path.parent, 0o700 if member.role in (DATABASE, KEYS) else 0o755, member)
@@ -161,7 +166,8 @@ class _Writer:
             if member is database:
                 self._put_database(path, member)
             else:
-                write_atomic(path, texts.get(member.role) or self.staged[member.path].read_bytes(), int(member.mode, 8))
+                data = self.changed.get(member.path)
+                write_atomic(path, self.staged[member.path].read_bytes() if data is None else data, int(member.mode, 8))
                 self._give(path, member)
             self.result.written.append(path)
         if settings.log_file is not None:

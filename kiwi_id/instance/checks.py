@@ -11,7 +11,7 @@ import os
 import socket
 import stat
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from kiwi_id import compatibility, config, control
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.forward_auth.rules import Rules
+from kiwi_id.identities.secret_files import of_state_file
 from kiwi_id.instance import access, certs
 from kiwi_id.instance.layout import SOCKET_PATH_MAX
 from kiwi_id.kanidm import server_toml
@@ -69,6 +70,7 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
     if instance.apply_on_start:
         # Warnings: a mistake there stops no start, only that apply.
         findings += _report("state file", [], mistakes_of(instance), f"{instance.identities_file}, if it is there")
+    findings += _chosen_secrets(instance, now or datetime.now(UTC))
     findings += _ports(instance, server)
     findings += _privileges(instance, server)
     findings += _directories(instance, server)
@@ -100,6 +102,19 @@ def _forward_auth(instance: Config, server: ServerToml) -> list[Problem]:
     except ConfigError as error:
         return error.problems
     return []
+
+
+def _chosen_secrets(instance: Config, now: datetime) -> list[Finding]:
+    """Tell which client secrets were chosen, and warn of those that cannot be used: they stop no start, only their clients."""
+    read = of_state_file(instance.identities_file, now, wanted=False)
+    if not read.chosen:
+        known = instance.apply_on_start  # then the mistakes of the state file were told by themselves
+        return [] if known else _wrong("chosen secrets", read.problems, "warning")
+    warned = list(read.problems)
+    if not instance.kanidm_token.exists() and not instance.bootstrap:
+        fix = "Make it: kiwi-id bootstrap. Without it nobody can log in to these clients."
+        warned.append(Problem(str(instance.kanidm_token), "", "no account of Kiwi ID's in Kanidm", "", fix))
+    return _report("chosen secrets", [], warned, f"of {', '.join(sorted(read.chosen))}")
 
 
 def _wrong(area: str, problems: list[Problem], status: Status = "wrong") -> list[Finding]:

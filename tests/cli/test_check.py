@@ -356,3 +356,19 @@ def test_the_database_of_a_real_kanidmd_is_not_touched(tmp_path: Path, kanidmd: 
     layout.create(tmp_path / "i", options)
     assert bad(tmp_path / "i", "--allow-untested") == []
     assert list((tmp_path / "i/var/lib/upstream").iterdir()) == []
+
+
+def test_chosen_secrets(instance: Path) -> None:
+    """Clients with a chosen secret are named; a file that cannot be used, and a lack of our account, are warnings."""
+    etc = layout.Places.under(instance).config.parent
+    (etc / "secret").write_text("chosen-by-a-person-0123")
+    (etc / "secret").chmod(0o644)
+    (etc / "identities.toml").write_text(
+        f'[clients.mail]\nlanding = "https://x/"\nsecret_file = "{etc}/secret"\n[clients.wiki]\nlanding = "https://y/"\n'
+    )
+    found = [words for area, words in bad(instance, status="warning") if area == "chosen secrets"]
+    assert f"{etc}/identities.toml:1: clients.mail.secret_file: found {etc}/secret with mode 0644" in found[0]
+    assert "no account of Kiwi ID's in Kanidm. Make it: kiwi-id bootstrap" in found[1]
+    (etc / "secret").chmod(0o600)
+    edit(etc / "config.toml", "# bootstrap = false", "bootstrap = true")
+    assert ("chosen secrets", "of mail") in bad(instance, status="ok")
