@@ -50,7 +50,7 @@ async def authorize(ctx: Context, request: Request) -> Response:
         return await _answer(ctx, request, asked)
     except OAuthError as error:
         # Only now is it looked up whether that address may be told anything at all: this can never be an open redirect.
-        if isinstance(await ctx.kanidm.authorise(probe.kanidm_parameters()), Invalid):
+        if isinstance(await ctx.authorise(probe.kanidm_parameters()), Invalid):
             return _bad_redirect(redirect_uri)
         content = {"error": error.error, "error_description": error.description}
         usable, state = mode if mode in MODES else "query", parameters.get("state")
@@ -65,7 +65,9 @@ async def _answer(ctx: Context, request: Request, asked: Asked) -> Response:
     session = read_session(bearer) or await ctx.kanidm.session(bearer)
     anew = session is not None and asked.refuses(session)
     usable = session is not None and not anew
-    result = await ctx.kanidm.authorise(asked.kanidm_parameters(), bearer if usable else "")
+    if not usable and "none" not in asked.prompt and ctx.was_registered(asked.client_id, asked.redirect_uri):
+        return send_to_kanidm(ctx, request, asked, refused=session)
+    result = await ctx.authorise(asked.kanidm_parameters(), bearer if usable else "")
     if isinstance(result, Invalid):
         return _bad_redirect(asked.redirect_uri)
     if isinstance(result, Denied):

@@ -46,7 +46,7 @@ async def resume(ctx: Context, request: Request) -> Response | None:
         asked, kept = _unpack(ctx, request, state, kept)
     except NotOurs:
         return None
-    result = await ctx.kanidm.authorise(asked.kanidm_parameters(), bearer)
+    result = await ctx.authorise(asked.kanidm_parameters(), bearer)
     session = read_session(bearer) or await ctx.kanidm.session(bearer)
     if session is None or not isinstance(result, Granted | Denied | NeedsConsent):
         return None

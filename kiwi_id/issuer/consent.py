@@ -65,7 +65,7 @@ async def decide(ctx: Context, request: Request) -> Response:
         return authorization_response(ctx, asked.redirect_uri, asked.mode, asked.state, content)
     result: Any = NeedsLogin()
     if asked.accepts(session):  # else it has become older than max_age while the page was open
-        result = await ctx.kanidm.authorise(asked.kanidm_parameters(), bearer)
+        result = await ctx.authorise(asked.kanidm_parameters(), bearer)
     if isinstance(result, NeedsConsent):
         result = await ctx.kanidm.permit(result.token, bearer)
     if isinstance(result, NeedsLogin):  # or it has ended

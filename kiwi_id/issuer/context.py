@@ -8,13 +8,17 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import trio
+
 from kiwi_id.config_keys import ClientSettings
 from kiwi_id.issuer.box import Sealer
 from kiwi_id.issuer.chosen import ChosenSecrets
 from kiwi_id.issuer.keys import KeySet
-from kiwi_id.kanidm.oauth2 import Client, OAuth2
+from kiwi_id.kanidm.oauth2 import Authorisation, Client, Invalid, OAuth2
+from kiwi_id.protect.memory import Memory
 
 CLIENT_CACHE_SECONDS = 20.0
+REDIRECT_CACHE_SECONDS = 10.0
 _MOST_CLIENTS = 512
 # Wider than what Kanidm takes for a name (server/lib/src/value.rs, INAME_RE); nothing else is asked for, nor so logged by it.
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._@-]{1,128}")
@@ -45,6 +49,7 @@ class Context:
     posted: Sealer = field(init=False)
     sessions: Sealer = field(init=False)
     _known: OrderedDict[str, tuple[float, Client]] = field(default_factory=OrderedDict)
+    _redirects: Memory[tuple[str, str], bool] = field(default_factory=lambda: Memory(_MOST_CLIENTS, REDIRECT_CACHE_SECONDS))
 
     def __post_init__(self) -> None:
         """Derive a sealer for each purpose, so that a box of one can never be passed off as another's."""
@@ -79,6 +84,21 @@ class Context:
         while len(self._known) > _MOST_CLIENTS:
             self._known.popitem(last=False)
         return client
+
+    async def authorise(self, parameters: dict[str, str], bearer: str = "") -> Authorisation:
+        """Ask Kanidm for an authorization; see :meth:`OAuth2.authorise`. What it says of the redirect URI is remembered."""
+        result = await self.kanidm.authorise(parameters, bearer)
+        key = parameters["client_id"], parameters["redirect_uri"]
+        self._redirects.put(key, not isinstance(result, Invalid), trio.current_time())
+        return result
+
+    def was_registered(self, client_id: str, redirect_uri: str) -> bool:
+        """Tell whether Kanidm has known the redirect URI as this client's some seconds ago.
+
+        Enough to send a browser on to Kanidm's own login, which judges the same request anew; not enough to send anything to that
+        address, for which Kanidm is asked each time.
+        """
+        return self._redirects.get((client_id, redirect_uri), trio.current_time()) is True
 
 
 _DEFAULTS = ClientSettings()

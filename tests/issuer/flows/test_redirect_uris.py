@@ -187,3 +187,25 @@ async def test_a_default_port_is_the_same_address(world: World) -> None:
         uri = world.demo.redirect_uri.replace("app.localhost/", "app.localhost:443/")
         came = arrived(await tab.authorize(world.asked(redirect_uri=uri)))
         assert (came.uri, "code" in came.parameters) == (uri, True)
+
+
+async def test_an_address_that_was_taken_away_gets_nothing(world: World) -> None:
+    """A request that was right a moment ago may still lead to Kanidm's pages, and not past them; errors do not leave us at all."""
+    uri = "https://moved.localhost/cb"
+    async with world.rest_as_admin() as rest:
+        await rest.create_client("flow-moving", "The moving client", "https://stays.localhost/cb")
+        await rest.set_scopes("flow-moving", "kiwi_users", ["openid"])
+        await rest.add_redirect_uris("flow-moving", uri)
+        asked = world.asked(Client("flow-moving", await rest.client_secret("flow-moving"), uri))
+        async with world.tab() as tab:
+            assert is_login(await tab.authorize(asked))
+        await rest.call("DELETE", "/v1/oauth2/flow-moving/_attr/oauth2_rs_origin", [uri])
+    async with world.tab() as tab:
+        page = await tab.authorize(asked)
+        assert page.status_code in (200, 400), show(page)
+        assert not is_login(page)
+        for wrong in ({"prompt": "none"}, {"response_type": "token"}):
+            assert is_mistake(await tab.ask(asked, **wrong))
+        assert is_mistake(await tab.authorize(asked))
+        await tab.log_in(world.asked(), ALICE)
+        assert is_mistake(await tab.authorize(asked))
