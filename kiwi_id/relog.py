@@ -14,7 +14,8 @@ from contextlib import suppress
 
 import trio
 
-from kiwi_id.logs import LEVELS, redact, relay
+from kiwi_id.logs import LEVELS, relay
+from kiwi_id.redaction import redact_lines
 
 LONGEST_LINE = 8192
 PAUSE = 0.02
@@ -22,8 +23,10 @@ _READ = 65536
 # A pipe holds 64 KiB by default (pipe(7)), and kanidmd would stand still once it has printed that much in one pause.
 _PIPE = 1 << 20
 # tracing-forest's lines are "<uuid> <LEVEL> <tree>"; a level of its own is kept, so that log_level works for them, too.
+_LEVEL_AT = 37
 _LEVEL_WORD = re.compile(r"\b(ERROR|WARN|INFO|DEBUG|TRACE)\b")
 _LEVELS = {name.upper(): number for name, number in LEVELS.items()}
+_PADDED = {f"{name:5}": number for name, number in _LEVELS.items()}
 
 
 async def relog(descriptor: int, scope: trio.CancelScope, seen: Callable[[list[str]], None]) -> None:
@@ -34,13 +37,11 @@ async def relog(descriptor: int, scope: trio.CancelScope, seen: Callable[[list[s
     lines = _Lines()
 
     def log(part: bytes) -> None:
-        texts = [text for raw in lines.feed(part) if (text := redact(raw.decode("utf-8", "replace").rstrip()))]
+        complete = lines.feed(part)
+        texts = [text for text in redact_lines(complete) if text] if complete else []
         if texts:
             seen(texts)
-            words = [_LEVEL_WORD.search(text, 0, 64) for text in texts]
-            relay(
-                "kanidmd", [(_LEVELS[word[1]] if word else LEVELS["info"], text) for word, text in zip(words, texts, strict=True)]
-            )
+            relay("kanidmd", [(_level(text), text) for text in texts])
 
     with suppress(OSError):  # an unprivileged process may be over its share of pipe memory (pipe(7)): then it stays small
         fcntl.fcntl(descriptor, fcntl.F_SETPIPE_SZ, _PIPE)
@@ -55,6 +56,14 @@ async def relog(descriptor: int, scope: trio.CancelScope, seen: Callable[[list[s
             for _ in range(_PIPE // _READ):
                 log(os.read(descriptor, _READ))
     log(b"\n")
+
+
+def _level(text: str) -> int:
+    level = _PADDED.get(text[_LEVEL_AT : _LEVEL_AT + 5])
+    if level is not None and text[8] == text[23] == "-":  # behind a UUID
+        return level
+    word = _LEVEL_WORD.search(text, 0, 64)
+    return _LEVELS[word[1]] if word else LEVELS["info"]
 
 
 class _Lines:
