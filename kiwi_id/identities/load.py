@@ -34,13 +34,17 @@ class _Gathered:
 def files_of(path: Path, *, missing_ok: bool = False) -> list[Path]:
     """Return the state files that ``path`` means, in order: it and those of its ``.d`` directory, or those of a directory.
 
-    Raises ConfigMissing when there is none, unless ``missing_ok``.
+    Raises ConfigMissing when there is none, unless ``missing_ok``; ConfigError when that cannot be told.
     """
-    if path.is_dir():
-        found = sorted(path.glob("*.toml"))
-    else:
-        beside = path.with_suffix(".d")
-        found = [*([path] if path.exists() else []), *(sorted(beside.glob("*.toml")) if beside.is_dir() else [])]
+    try:
+        if path.is_dir():
+            found = sorted(path.glob("*.toml"))
+        else:
+            beside = path.with_suffix(".d")
+            found = [*([path] if path.exists() else []), *(sorted(beside.glob("*.toml")) if beside.is_dir() else [])]
+    except OSError as error:  # a directory on the way that this user may not enter
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError([Problem(str(path), "", reason, "a state file, or a directory of them, that can be read", "")]) from None
     if not found and not missing_ok:
         fix = "Write one (docs/identities.md has an example), or make it from what Kanidm has: kiwi-id export"
         raise ConfigMissing([Problem(str(path), "", "no state file", "a TOML file, or a directory of *.toml", fix)])

@@ -111,7 +111,7 @@ def _chosen_secrets(instance: Config, now: datetime) -> list[Finding]:
         known = instance.apply_on_start  # then the mistakes of the state file were told by themselves
         return [] if known else _wrong("chosen secrets", read.problems, "warning")
     warned = list(read.problems)
-    if not instance.kanidm_token.exists() and not instance.bootstrap:
+    if _mode(instance.kanidm_token) is None and not instance.bootstrap:
         fix = "Make it: kiwi-id bootstrap. Without it nobody can log in to these clients."
         warned.append(Problem(str(instance.kanidm_token), "", "no account of Kiwi ID's in Kanidm", "", fix))
     return _report("chosen secrets", [], warned, f"of {', '.join(sorted(read.chosen))}")

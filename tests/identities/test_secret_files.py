@@ -124,6 +124,8 @@ def test_a_state_file_that_cannot_be_read(tmp_path: Path) -> None:
     file.write_text("[clients.mail")
     broken = of_state_file(file, NOW, wanted=False)
     assert (broken.chosen, [problem.where for problem in broken.problems]) == (None, [str(file)])
+    beyond = of_state_file(Path("/" + "x" * 300), NOW, wanted=False)
+    assert (beyond.chosen, [problem.found for problem in beyond.problems]) == (None, ["file name too long"])
     file.write_text(client(tmp_path))
     written(tmp_path / "now", GOOD)
     assert of_state_file(file, NOW, wanted=True) == Read({"mail": (Candidate(digest(GOOD)),)})

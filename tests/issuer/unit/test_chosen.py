@@ -247,6 +247,7 @@ class Slow:
         self.calls = 0
         self.open = trio.Event()
         self.failure: Exception | None = None
+        self.same = False
 
     async def __call__(self, client_id: str) -> str | None:
         """Answer."""
@@ -254,7 +255,7 @@ class Slow:
         await self.open.wait()
         if self.failure is not None:
             raise self.failure
-        return f"kanidms-{self.calls}"
+        return "kanidms-1" if self.same else f"kanidms-{self.calls}"
 
     def secrets(self) -> ChosenSecrets:
         """Return the chosen secret of ``mail`` over it."""
@@ -328,9 +329,13 @@ async def test_a_secret_that_did_not_change() -> None:
     slow.open.set()
     held = (await secrets.inward(WHO)).secret
     assert isinstance(held, KanidmSecret)
-    assert await secrets.renew("mail", held) == "kanidms-2"
-    assert await secrets.renew("mail", held) == "kanidms-2"
+    slow.same = True
+    assert await secrets.renew("mail", held) is None
     assert slow.calls == 2
+    slow.same = False
+    assert await secrets.renew("mail", held) == "kanidms-3"
+    assert await secrets.renew("mail", held) == "kanidms-3"  # of another request, which still had the one before
+    assert slow.calls == 3
 
 
 async def test_nothing_of_a_secret_is_printed() -> None:
