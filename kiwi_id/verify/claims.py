@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from operator import itemgetter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from kiwi_id.verify import jose
 from kiwi_id.verify.errors import MalformedToken, quoted
 
 # The last second of the year 9999, beyond which Python has no datetime: RFC 7519 §2 sets no bound of its own.
 _LAST_SECOND = 253402300799
-_TEXTS = ("sub", "iss", "name", "email", "client_id", "jti", "scope")
-_ABSENT = ("",) * len(_TEXTS)
+_TEXTS = frozenset({"sub", "iss", "name", "email", "client_id", "jti", "scope"})
 _STRINGS = frozenset([str])
 
 
@@ -39,38 +41,61 @@ class Claims:
     token_id: str | None
     raw: Mapping[str, Any] = field(repr=False, hash=False)
 
+    if not TYPE_CHECKING:  # where it would hide misspelt names
 
-def claims_of(raw: Mapping[str, Any]) -> Claims:
-    """Return the claims of a payload (see :func:`kiwi_id.verify.jose.parse`) whose signature was checked.
+        def __getattr__(self, name: str) -> Any:
+            """Make a field of claims_of() when it is first read: each costs as much as all that is checked of it, and few are."""
+            make = _FIELDS.get(name)
+            if make is None or "raw" not in self.__dict__:
+                raise AttributeError(f"claims have no field {name!r}")
+            value = self.__dict__[name] = make(self.raw)
+            return value
+
+
+def claims_of(payload: bytes) -> Claims:
+    """Return the claims of a payload whose signature was checked.
 
     ``iss``, ``sub``, ``aud``, ``exp`` and ``iat`` must be there (RFC 9068 §2.2, OIDC Core §2). Raises MalformedToken for one that
-    is missing, and for any claim of :class:`Claims` that is of another type.
+    is missing, for any claim of :class:`Claims` that is of another type, and for what :func:`kiwi_id.verify.jose.parse` refuses.
     """
-    subject, issuer, name, email, client_id, token_id, scope = texts = tuple(map(raw.get, _TEXTS, _ABSENT))
-    groups, audience = raw.get("groups", ()), raw.get("aud", ())
+    raw, others = jose.members(payload)
+    audience, groups = raw.get("aud"), raw.get("groups", ())
     if type(audience) is str:
         audience = (audience,)
-    lists = type(groups) is tuple and type(audience) is tuple and audience and "" not in audience
-    if not lists or not subject or not issuer or {*map(type, (*texts, *groups, *audience))} != _STRINGS:
+    if not (_TEXTS.isdisjoint(others) and raw.get("sub") and raw.get("iss") and _strings(audience) and _strings(groups)):
         raise MalformedToken(_what_is_wrong(raw))
-    scopes = frozenset(scope.split(" "))  # no other white space separates: RFC 6749 §3.3
-    # Into a frozen dataclass's __dict__ at once: its own constructor goes through object.__setattr__ twelve times.
+    if not audience or "" in audience:
+        raise MalformedToken(_what_is_wrong(raw))
+    seconds(raw, "exp")
+    seconds(raw, "iat")
     claims = object.__new__(Claims)
-    claims.__dict__.update(
-        subject=subject,
-        name=name or None,
-        email=email or None,
-        groups=frozenset(groups),
-        scopes=scopes - {""} if "" in scopes else scopes,
-        client_id=client_id or None,
-        issuer=issuer,
-        audience=audience,
-        expires=datetime.fromtimestamp(seconds(raw, "exp"), UTC),
-        issued_at=datetime.fromtimestamp(seconds(raw, "iat"), UTC),
-        token_id=token_id or None,
-        raw=raw,
-    )
+    fields = claims.__dict__  # a frozen dataclass lets itself be filled only here
+    fields["audience"] = audience
+    fields["raw"] = MappingProxyType(raw)
     return claims
+
+
+def _or_none(name: str) -> Callable[[Mapping[str, Any]], str | None]:
+    return lambda raw: raw.get(name) or None
+
+
+def _time(name: str) -> Callable[[Mapping[str, Any]], datetime]:
+    return lambda raw: datetime.fromtimestamp(raw[name], UTC)
+
+
+# How the fields come from what claims_of() has checked.
+_FIELDS: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+    "subject": itemgetter("sub"),
+    "name": _or_none("name"),
+    "email": _or_none("email"),
+    "groups": lambda raw: frozenset(raw.get("groups", ())),
+    "scopes": lambda raw: frozenset(filter(None, raw.get("scope", "").split(" "))),  # no other white space: RFC 6749 §3.3
+    "client_id": _or_none("client_id"),
+    "issuer": itemgetter("iss"),
+    "expires": _time("exp"),
+    "issued_at": _time("iat"),
+    "token_id": _or_none("jti"),
+}
 
 
 def seconds(raw: Mapping[str, Any], name: str) -> float:
@@ -97,4 +122,4 @@ def _what_is_wrong(raw: Mapping[str, Any]) -> str:
 
 
 def _strings(value: Any) -> bool:
-    return type(value) is tuple and all(type(item) is str for item in value)
+    return type(value) is tuple and _STRINGS.issuperset(map(type, value))

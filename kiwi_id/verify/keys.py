@@ -28,8 +28,8 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192  # RFC 7518 §3.3; and what an attacker's clock must not buy
 MIN_RSA_EXPONENT = 65537  # NIST SP 800-56B: with small ones a sloppy padding check was a forgery more than once
 
-_PKCS1, _SHA256 = padding.PKCS1v15(), Prehashed(hashes.SHA256())
-_ECDSA = ec.ECDSA(_SHA256)
+_PKCS1, _SHA256 = padding.PKCS1v15(), hashes.SHA256()
+_ECDSA = ec.ECDSA(Prehashed(_SHA256))
 # Ed25519 (RFC 8032 §5.1): the field, and the y of the points whose order divides 8. With such a "key" everybody can sign.
 _FIELD = 2**255 - 19
 _ORDER_8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
@@ -46,20 +46,20 @@ class Key:
     alg: str
     public: PublicKey = field(repr=False)
 
-    def verifies(self, signing_input: bytes, digest: bytes, signature: bytes) -> bool:
-        """Tell whether this key signed these bytes, whose SHA-256 is ``digest``: only Ed25519 hashes in a way of its own.
-
-        The signature is as in RFC 7518 §3.3, §3.4 and RFC 8037 §3.1.
-        """
-        public = self.public
+    def verifies(self, signing_input: bytes, signature: bytes) -> bool:
+        """Tell whether this key signed these bytes; the signature is as in RFC 7518 §3.3, §3.4 and RFC 8037 §3.1."""
+        public: Any = self.public
         try:
-            if isinstance(public, rsa.RSAPublicKey):
-                public.verify(signature, digest, _PKCS1, _SHA256)
-            elif isinstance(public, ec.EllipticCurvePublicKey):
+            if self.alg == "RS256":
+                # As strict as verify(), which compares the same encoding as a whole (RFC 8017 §8.2.2), and a microsecond faster.
+                signed = public.recover_data_from_signature(signature, _PKCS1, _SHA256)
+                return bool(signed == hashlib.sha256(signing_input).digest())
+            if self.alg == "ES256":
                 if len(signature) != 64:
                     return False
                 r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-                public.verify(encode_dss_signature(r, s), digest, _ECDSA)
+                # hashlib's SHA-256 begins faster than cryptography's.
+                public.verify(encode_dss_signature(r, s), hashlib.sha256(signing_input).digest(), _ECDSA)
             else:
                 public.verify(signature, signing_input)
         except InvalidSignature:

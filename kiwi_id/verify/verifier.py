@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from kiwi_id.verify import jose, keys
 from kiwi_id.verify.cache import Cache, Entry
@@ -19,6 +20,7 @@ from kiwi_id.verify.errors import (
     ExpiredToken,
     MalformedToken,
     NotYetValid,
+    TokenError,
     UnknownKey,
     WrongAudience,
     WrongIssuer,
@@ -85,45 +87,42 @@ class Verifier:
         if found is not state.keys:
             state = self._state = _State(found, self._cache_size)
         data = jose.ascii_bytes(token)
-        signing_input, _, signature = data.rpartition(b".")
-        # One pass: the digest that was signed, then the digest of the whole token, which the cache goes by.
-        hashed = hashlib.sha256(signing_input)
-        signed = hashed.digest()
-        hashed.update(data[len(signing_input) :])
-        digest = hashed.digest()
         now = self._clock()
+        if not self._cache_size:
+            return self._check(data, state, now)[0]
+        digest = hashlib.sha256(data).digest()
         entry = state.cache.get(digest)
         if entry is not None and entry.begins <= now < entry.ends:
             return entry.claims
-        entry = self._check(signing_input, signed, signature, state, now)
+        entry = Entry(*self._check(data, state, now))
         state.cache.put(digest, entry)
         return entry.claims
 
-    def _check(self, signing_input: bytes, signed: bytes, signature: bytes, state: _State, now: float) -> Entry:
-        head, payload = jose.split(signing_input)
+    def _check(self, data: bytes, state: _State, now: float) -> tuple[Claims, float, float]:
+        """Return a token's claims, and between which times they may be given out."""
+        signing_input, head, payload, signature = jose.split(data)
         known = state.headers.get(head)
         key = known or self._key(jose.header(head), state.keys)
-        if not key.verifies(signing_input, signed, jose.decode(signature)):
+        if not key.verifies(signing_input, jose.decode(signature)):
             raise BadSignature("the token's signature is not the issuer's")
         if known is None and len(state.headers) < _HEADERS:
             state.headers[head] = key
-        claims = claims_of(jose.parse(jose.decode(payload)))
-        if self._access and not (claims.token_id and claims.client_id):
-            name = "client_id" if claims.token_id else "jti"
-            raise MalformedToken(f"the claim '{name}' is empty" if name in claims.raw else f"the token has no claim '{name}'")
-        if claims.issuer != self._issuer:
-            raise WrongIssuer(f"the token is of the issuer {quoted(claims.issuer)}, not of {quoted(self._issuer)}")
+        claims = claims_of(jose.decode(payload))
+        raw = claims.raw
+        if self._access and not (raw.get("jti") and raw.get("client_id")):
+            name = "client_id" if raw.get("jti") else "jti"
+            raise MalformedToken(f"the claim '{name}' is empty" if name in raw else f"the token has no claim '{name}'")
+        if raw["iss"] != self._issuer:
+            raise WrongIssuer(f"the token is of the issuer {quoted(raw['iss'])}, not of {quoted(self._issuer)}")
         if self._audience is not None and self._audience.isdisjoint(claims.audience):
             raise WrongAudience(f"the token is for {quoted(claims.audience)}, not for {quoted(sorted(self._audience))}")
-        raw = claims.raw
-        expires, begins = raw["exp"], raw["iat"]
+        begins, ends = raw["iat"], raw["exp"] + self._leeway
         if "nbf" in raw:
             begins = max(begins, seconds(raw, "nbf"))
-        if now >= expires + self._leeway:
-            raise ExpiredToken(timedelta(seconds=now - expires))
-        if now < begins - self._leeway:
-            raise NotYetValid(timedelta(seconds=begins - now))
-        return Entry(claims, begins - self._leeway, expires + self._leeway)
+        begins -= self._leeway
+        if not begins <= now < ends:
+            raise _out_of_time(raw, now, ends)
+        return claims, begins, ends
 
     def _key(self, header: jose.Header, found: Keys) -> Key:
         """Return the key that a header names, which alone says what the algorithm is (RFC 8725 §3.1)."""
@@ -138,6 +137,12 @@ class Verifier:
         if header.alg != key.alg:
             raise BadSignature(f"the token says algorithm {quoted(header.alg)}; its key is for {key.alg} only")
         return key
+
+
+def _out_of_time(raw: Mapping[str, Any], now: float, ends: float) -> TokenError:
+    if now >= ends:
+        return ExpiredToken(timedelta(seconds=now - raw["exp"]))
+    return NotYetValid(timedelta(seconds=max(raw["iat"], raw.get("nbf", 0)) - now))
 
 
 def _names(audience: object) -> frozenset[str]:

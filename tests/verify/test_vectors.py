@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -44,15 +43,15 @@ def test_signatures_of_our_algorithms(case: dict[str, Any]) -> None:
     assert key.alg == case["alg"]
     signed, _, encoded = case["token"].encode().rpartition(b".")
     signature = jose.decode(encoded)
-    assert key.verifies(signed, hashlib.sha256(signed).digest(), signature)
+    assert key.verifies(signed, signature)
     for number in range(8 * len(signature)):
         turned = bytearray(signature)
         turned[number // 8] ^= 1 << number % 8
-        assert not key.verifies(signed, hashlib.sha256(signed).digest(), bytes(turned))
+        assert not key.verifies(signed, bytes(turned))
     for number in range(len(signed)):
         turned = bytearray(signed)
         turned[number] ^= 1
-        assert not key.verifies(bytes(turned), hashlib.sha256(turned).digest(), signature)
+        assert not key.verifies(bytes(turned), signature)
 
 
 @pytest.mark.parametrize("case", CASES)

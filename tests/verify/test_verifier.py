@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import pickle
@@ -77,6 +78,40 @@ def test_claims_cannot_be_changed() -> None:
         claims.raw["deep"]["a"][0]["b"] = 1
     assert claims.raw["deep"]["a"][0]["b"] == ()
     assert hash(claims) == hash(dataclasses.replace(claims))
+
+
+FIELDS = [field.name for field in dataclasses.fields(Claims)]
+
+
+@pytest.mark.parametrize("first", FIELDS)
+def test_fields_in_any_order(first: str) -> None:
+    """Fields are made when they are read: whichever is the first, each is the same, and stays the very same object."""
+    claims, whole = verifier(cache_size=0).verify(ED.token()), verifier(cache_size=0).verify(ED.token())
+    assert getattr(claims, first) == getattr(whole, first)
+    assert {name: getattr(claims, name) for name in FIELDS} == {name: getattr(whole, name) for name in FIELDS}
+    assert all(getattr(claims, name) is getattr(claims, name) for name in FIELDS)
+
+
+@pytest.mark.parametrize("name", ["sub", "role", "__wrapped__", "_fields", "Subject"])
+def test_there_are_no_other_fields(name: str) -> None:
+    """A misspelt field, and a claim that has none, is an AttributeError, not None that lets somebody in."""
+    with pytest.raises(AttributeError, match=name):
+        getattr(verifier().verify(ED.token(role="admin")), name)
+    assert not hasattr(object.__new__(Claims), "subject")
+
+
+def test_claims_that_nobody_has_read_are_whole() -> None:
+    """Comparing, hashing, printing, copying and replacing find fields that were not read before."""
+    read = verifier(cache_size=0).verify(ED.token())
+    assert read.subject in repr(read)
+
+    def fresh() -> Claims:
+        return verifier(cache_size=0).verify(ED.token())
+
+    assert (fresh(), hash(fresh()), repr(fresh())) == (read, hash(read), repr(read))
+    assert copy.copy(fresh()) == read
+    assert dataclasses.replace(fresh(), name="Bob").groups == read.groups
+    assert fresh() != dataclasses.replace(read, name="Bob")
 
 
 def test_nothing_secret_is_shown() -> None:
