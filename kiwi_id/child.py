@@ -86,6 +86,8 @@ class Child:
         self._hung_up_at = float("-inf")
         self.replacing = False
         self._killing = False
+        # What led to the end of this life, when more is known than how it ended.
+        self._why = ""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep kanidmd alive until ``stop``. Raises ChildUnavailable when that cannot be done; leaves no process behind."""
@@ -97,9 +99,12 @@ class Child:
                 task_status.started()
                 task_status = trio.TASK_STATUS_IGNORED
                 reason, short = await self._live(process)
+                why, self._why = self._why or reason, ""
                 if self.replacing:
                     self.replacing = False  # asked for: no failure, and nothing to wait for
+                    self.status.note_end(why, planned=True)
                 elif not self._stopping.is_set():
+                    self.status.note_end(why, planned=False)
                     await self._back_off(reason, short)
         finally:
             if self._process is not None:
@@ -175,6 +180,9 @@ class Child:
         lived = trio.current_time() - (ready_at if ready_at is not None else began)
         if process.status == -signal.SIGKILL and not self._killing:
             log.warn("the child was killed, and not by us", pid=process.pid, why=memory.explain())
+            self._why = f"{process.describe_exit()}, {'for lack of memory' if memory.happened() else 'not by us'}"
+        if never_ready:
+            self._why = f"not ready within {self._settings().start_timeout:g} s"
         self._killing = False
         return process.describe_exit(), ready_at is None or lived < LONG_LIFE
 
@@ -193,7 +201,6 @@ class Child:
     async def _back_off(self, reason: str, short: bool) -> None:
         self._short_lives = self._short_lives + 1 if short else 0
         limit = self._settings().restart_limit
-        self.status.restarts += 1
         if self._short_lives >= limit:
             self.status.transition(ChildState.FAILED, f"{self._short_lives} short lives in a row")
             raise ChildUnavailable(
@@ -220,15 +227,16 @@ class Child:
         """Wait while the child would lose a TERM: it then serves on, while a restart in order would keep clients waiting."""
         await trio.sleep_until(self._hung_up_at + DEAF_AFTER_HUP)
 
-    async def replace(self, *, grace: float) -> None:
+    async def replace(self, reason: str, *, grace: float) -> None:
         """End the child, and return when it has ended; the task starts the next at once, and counts no failure."""
         if self._process is not None:
-            self.replacing = True
+            self.replacing, self._why = True, reason
             await self.end(grace=grace)
 
     async def restart(self, reason: str) -> None:
         """End the child, hung or not; the task then restarts it by its policy."""
         log.warn("ending the child to restart it", reason=reason)
+        self._why = reason
         await self.end(grace=HUNG_GRACE)
 
     async def stop(self, *, grace: float) -> None:

@@ -29,6 +29,7 @@ class Key:
 
 _seconds = partial(values.duration, low=0.05)
 _rotation = partial(values.optional_duration, low=2 * 86400.0)
+_interval = partial(values.optional_duration, low=3600.0)
 # Each recheck uses up a refresh token, which Kanidm counts in whole seconds. Browsers keep no cookie longer than 400 days.
 _recheck = partial(values.duration, low=2.0, high=3600.0)
 _lifetime = partial(values.duration, low=60.0, high=30 * 86400.0)
@@ -74,6 +75,7 @@ KEYS: dict[str, Key] = {
     "bootstrap": Key(values.boolean, False, True, "make Kiwi ID's own account in Kanidm at the start, unless that resets anybody"),
     "identities": Key(values.optional_path, "", True, "state file or directory; empty: identities.toml beside config.toml"),
     "apply_on_start": Key(values.boolean, False, True, "apply the state file at each start and reload, if there is one"),
+    "backup_interval": Key(_interval, "1d", True, "how often somebody makes a backup, for kiwi-id status; empty: never"),
     "runtime_dir": Key(values.path, "/run/kiwi", False, "lock file and control socket"),
     "shutdown_timeout": Key(_seconds, "30s", True, "from SIGTERM to the end of everything"),
     "restart_limit": Key(partial(values.integer, low=1, high=1000), 5, True, "short lives of kanidmd in a row until giving up"),
@@ -197,6 +199,7 @@ class Config:
     bootstrap: bool
     identities: Path | None
     apply_on_start: bool
+    backup_interval: float | None
     runtime_dir: Path
     shutdown_timeout: float
     restart_limit: int

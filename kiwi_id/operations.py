@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import trio
+
 from kiwi_id import __version__
 from kiwi_id.control import Handler
 from kiwi_id.reloader import Outcome
@@ -18,6 +20,7 @@ class Operations:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
+        self._began = trio.current_time()
 
     def handlers(self) -> dict[str, Handler]:
         """Return every command by its name."""
@@ -64,9 +67,12 @@ class Operations:
         return {
             "ok": True,
             "pid": os.getpid(),
+            "uid": os.getuid(),
+            "uptime": round(trio.current_time() - self._began, 1),
             "version": __version__,
             "config": str(supervisor.config.path),
             "listening": [str(address) for address in listener.addresses],
+            "tls": listener.tls is not None,
             "connections": listener.open,
             "waiting": supervisor.front.gate.waiting,
             "refused": listener.shared.refusals.counts,
@@ -79,6 +85,8 @@ class Operations:
                 "tested": status.tested,
                 "restarts": status.restarts,
                 "since": status.since,
+                "started": status.started,
+                "history": [ended.as_dict() for ended in status.history],
             },
             "provisioning": supervisor.provisioner.as_dict(),
             "orphans_reaped": supervisor.reaper.reaped_orphans,

@@ -6,6 +6,7 @@ them has succeeded are their results applied, and applying cannot fail. A broken
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,13 +29,14 @@ Prepare = Callable[[Config], Callable[[], Sequence[str] | None]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a reload did: ``changed`` keys are in force, ``needs_restart`` keys are not until Kiwi ID itself is restarted."""
+    """What a reload did, and when (``at``): ``changed`` keys are in force, ``needs_restart`` keys only at the next start."""
 
     problems: list[Problem] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     needs_restart: list[str] = field(default_factory=list)
     child_reloaded: bool = False
     restart: Restart | None = None
+    at: float = field(default_factory=time.time)
 
     def as_dict(self) -> dict[str, object]:
         """Return it as the answer of the control socket."""
@@ -45,6 +47,7 @@ class Outcome:
             "needs_restart": self.needs_restart,
             "child_reloaded": self.child_reloaded,
             "restart": self.restart.as_dict() if self.restart else None,
+            "at": self.at,
         }
 
 

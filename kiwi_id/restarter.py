@@ -100,7 +100,7 @@ class Restarter:
             if cut:
                 log.warn("requests did not end in time and are cut", requests=cut, seconds=settings.drain_timeout)
             if not self._child_changed(old):
-                await self._child.replace(grace=HUNG_GRACE)
+                await self._child.replace(reason, grace=HUNG_GRACE)
             return cut
         finally:
             if self._status.state is ChildState.RESTARTING and not self._child.replacing and not self._child_changed(old):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
@@ -44,8 +46,26 @@ _SERVING = frozenset({_S.READY, _S.UNHEALTHY})
 _OVER = frozenset({_S.STOPPING, _S.FAILED})
 
 
+REMEMBERED = 20
+"""Restarts of the child that are remembered, the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a life of the child ended that was followed by another: when (seconds since 1970), why, and whether it was asked for."""
+
+    at: float
+    reason: str
+    planned: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it JSON-ready."""
+        return asdict(self)
+
+
 class ChildStatus:
-    """What is known of the child: ``state``, ``pid``, ``version``, ``restarts`` (that nobody planned), and when the state began.
+    """What is known of the child: ``state`` and when it began (``since``), ``pid`` and when that process was started
+    (``started``), ``version``, ``restarts`` (that nobody planned), and the ``history`` of the latest.
 
     ``on_exit`` callbacks run, in the child's task, each time a life of the child ends (the upstream pool empties itself there);
     ``on_change`` callbacks run after each transition (the service manager's status line is set there).
@@ -57,7 +77,8 @@ class ChildStatus:
         self.version = ""
         self.tested = True
         self.restarts = 0
-        self.since = time.time()
+        self.since = self.started = time.time()
+        self.history: deque[Ended] = deque(maxlen=REMEMBERED)
         self.on_exit: list[Callable[[], None]] = []
         self.on_change: list[Callable[[], None]] = []
         self._changed = trio.Event()
@@ -75,6 +96,8 @@ class ChildStatus:
         if new not in _ALLOWED[old]:
             raise RuntimeError(f"cannot move the child from {old.value} to {new.value}: {reason}")
         self.state, self.since = new, time.time()
+        if new is _S.STARTING:
+            self.started = self.since
         # Sticky: whoever waits may look only after the next transition, from failed to stopped.
         self._over = self._over or new in _OVER
         self._changed.set()
@@ -103,6 +126,11 @@ class ChildStatus:
         """Wait until somebody doubts that the child serves."""
         await self._doubted.wait()
         self._doubted = trio.Event()
+
+    def note_end(self, reason: str, *, planned: bool) -> None:
+        """Remember why another life follows."""
+        self.history.append(Ended(time.time(), reason, planned))
+        self.restarts += not planned
 
     def give_up(self) -> None:
         """Let nobody wait for readiness any longer who has waited until now."""

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from kiwi_id import __version__, compatibility
-from kiwi_id.backup import BackupError, archive
+from kiwi_id.backup import BackupError, archive, record
 from kiwi_id.backup.archive import Manifest, Member, Reader
 from kiwi_id.backup.collect import Source, collect, root_of
 from kiwi_id.backup.crypt import MAGIC, Decryptor, Encryptor, is_encrypted
+from kiwi_id.backup.record import Record
 from kiwi_id.config import Config
 from kiwi_id.instance.files import sync_directory
 from kiwi_id.kanidm import server_toml
@@ -75,7 +76,9 @@ def create(config: Config, target: Path, *, passphrase: bytes | None, keep: int 
             verify(draft, passphrase)
             _name(draft, path)
             removed = _prune(directory, server.domain, keep) if keep is not None else ()
-            return Made(path, path.stat().st_size, manifest, removed)
+            size = path.stat().st_size
+            record.write(server.db_path, account, Record(manifest.made, str(path), size, passphrase is not None))
+            return Made(path, size, manifest, removed)
     except OSError as error:
         raise BackupError(f"{error.filename or directory}: {(error.strerror or str(error)).lower()}") from None
 

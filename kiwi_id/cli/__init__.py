@@ -37,7 +37,7 @@ COMMANDS = {
     "restore": "bring an instance back from a backup, or check one",
     "reload": "ask a running Kiwi ID to reload its configuration",
     "restart-upstream": "restart kanidmd without losing a request, and wait until the next one serves",
-    "status": "show what a running Kiwi ID is doing",
+    "status": "show on one screen what there is to do and how everything stands",
     "health": "probe a running Kiwi ID; for container health checks",
 }
 
