@@ -25,7 +25,7 @@ def fetch(url: str, context: ssl.SSLContext, *, timeout: float, most: int) -> by
     request.join(timeout)
     if request.is_alive():
         request.abort()
-        raise KeysError(f"{url}: no complete answer within {timeout:g} s")
+        raise KeysError(f"{url}: {request.late}")
     if request.error:
         raise KeysError(f"{url}: {request.error}")
     return request.body
@@ -47,12 +47,15 @@ class _Request(threading.Thread):
         self._aborted = False
         self.body = b""
         self.error = ""
+        self.late = f"no complete answer within {timeout:g} s"
 
     def run(self) -> None:
         try:
             self._get()
         except Exception as error:  # noqa: BLE001 - urllib lets through what its parts raise: OSError, HTTPException, ValueError
-            self.error = str(getattr(error, "reason", None) or error or type(error).__name__)
+            reason = getattr(error, "reason", None) or error
+            # A read that took all of the time ended in this thread before the other one woke up.
+            self.error = self.late if isinstance(reason, TimeoutError) else str(reason or type(error).__name__)
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
         finally:
