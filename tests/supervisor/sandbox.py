@@ -1,4 +1,4 @@
-"""Run Kiwi ID in the sandbox of systemd/kiwi-id.service, as far as it can be built without systemd.
+"""Run Kiwi ID in the sandbox of a unit in systemd/, as far as it can be built without systemd.
 
 Run as a script, in place of ``-m kiwi_id``. Reads the unit itself, so that what is tested is what is shipped: the system calls of
 ``SystemCallFilter``, ``MemoryDenyWriteExecute`` and ``NoNewPrivileges``. Capabilities and the read-only file system are set by the
@@ -16,21 +16,23 @@ import sys
 from pathlib import Path
 
 UNIT = Path(__file__).parents[2] / "systemd" / "kiwi-id.service"
-# Name of a drop-in, when the sandbox is to be the one that the unit has with it.
+BACKUP = UNIT.with_name("kiwi-id-backup.service")
+# Path of the unit whose sandbox it is to be, by default UNIT's; and the name of a drop-in, when it is to be the one with that.
+UNIT_VARIABLE = "KIWI_TEST_UNIT"
 VARIABLE = "KIWI_TEST_DROP_IN"
 _PR_SET_NO_NEW_PRIVS, _PR_SET_MDWE, _REFUSE_EXEC_GAIN = 38, 65, 1
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 
 
-def text(drop_in: str = "") -> str:
+def text(drop_in: str = "", unit: Path = UNIT) -> str:
     """Return the unit's text, with that of a drop-in behind it."""
-    return UNIT.read_text() + ("\n" + (UNIT.with_name(UNIT.name + ".d") / f"{drop_in}.conf").read_text() if drop_in else "")
+    return unit.read_text() + ("\n" + (unit.with_name(unit.name + ".d") / f"{drop_in}.conf").read_text() if drop_in else "")
 
 
-def settings(drop_in: str = "") -> dict[str, list[str]]:
+def settings(drop_in: str = "", unit: Path = UNIT) -> dict[str, list[str]]:
     """Return the unit's settings; one that is given twice has two values, and an empty value takes back those before it."""
     found: dict[str, list[str]] = {}
-    for line in text(drop_in).splitlines():
+    for line in text(drop_in, unit).splitlines():
         if "=" in line and not line.startswith("#"):
             name, _, value = line.partition("=")
             found[name] = [*found.get(name, []), value] if value else []
@@ -70,5 +72,6 @@ def _enter(calls: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    _enter(allowed_calls(settings(os.environ.get(VARIABLE, ""))["SystemCallFilter"]))
+    _unit = Path(os.environ.get(UNIT_VARIABLE) or UNIT)
+    _enter(allowed_calls(settings(os.environ.get(VARIABLE, ""), _unit)["SystemCallFilter"]))
     os.execv(sys.executable, [sys.executable, "-m", "kiwi_id", *sys.argv[1:]])  # noqa: S606
