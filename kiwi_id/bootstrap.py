@@ -11,13 +11,16 @@ closed to us (``upstream_user``).
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import trio
 
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
@@ -46,6 +49,14 @@ GROUPS = (
 )
 """What the account is a member of. Found by trying: without any one of them something that ``kiwi-id`` does is refused."""
 LABEL = "kiwi-id"
+PATIENCE = 60.0
+"""Seconds for which a bootstrap waits for another one."""
+
+
+class AnotherBootstrap(KiwiError):
+    """Another one is at work and does not come to its end. Exit code 69: try again."""
+
+    exit_code = Exit.UNAVAILABLE
 
 
 class ConsentNeeded(NotBootstrapped):
@@ -110,18 +121,53 @@ async def open_kanidm(config: Config, server: ServerToml) -> AsyncIterator[Kanid
 async def bootstrap(
     config: Config, server: ServerToml, *, recover: bool = False, password: str | None = None, revoke_others: bool = False
 ) -> Outcome:
-    """Make our account and its token, or find that they are there; safe to repeat, and to go on with after a crash.
+    """Make our account and its token, or find that they are there; safe to repeat, at the same time too, and after a crash.
 
     ``recover``: consent to reset the administrator, and to make the token anew. ``password``: the administrator's, which is then
     used and not reset. ``revoke_others``: revoke all other tokens of the account. Raises ConsentNeeded, LoginDenied,
-    AdminSocketUnavailable, KanidmUnreachable, KanidmRefused, ConfigError (files).
+    AdminSocketUnavailable, KanidmUnreachable, KanidmRefused, AnotherBootstrap, ConfigError (files).
     """
+    async with _alone(config):
+        if not recover and password is None and (kept := await _kept(config, server)) is not None:
+            return kept
+        return await _make(config, server, password, recover=recover, revoke_others=revoke_others)
+
+
+@asynccontextmanager
+async def _alone(config: Config) -> AsyncIterator[None]:
+    """Keep others out until the end: to another one, an administrator that this one has just reset would look used by a person."""
+    directory = config.kanidm_token.parent
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _unusable(error, directory) from None
+    try:
+        with trio.move_on_after(PATIENCE) as waiting:
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                await trio.sleep(0.05)
+        if waiting.cancelled_caught:
+            raise AnotherBootstrap(f"Another 'kiwi-id bootstrap' has been at work for {PATIENCE:g} s. Try again when it has ended.")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def _kept(config: Config, server: ServerToml) -> Outcome | None:
+    """Return how it stands with the account when there is a token that Kanidm accepts."""
+    if (token := read_token(config.kanidm_token)) is None:
+        return None
+    async with _connect(config, server) as kanidm:
+        kanidm.use_token(token)
+        if (groups := await _groups(kanidm)) is None:
+            return None
+    return Outcome("kept", config.kanidm_token, missing=tuple(group for group in GROUPS if group not in groups))
+
+
+async def _make(config: Config, server: ServerToml, password: str | None, *, recover: bool, revoke_others: bool) -> Outcome:
     file = config.kanidm_token
-    if not recover and password is None and (token := read_token(file)) is not None:
-        async with _connect(config, server) as kanidm:
-            kanidm.use_token(token)
-            if (groups := await _groups(kanidm)) is not None:
-                return Outcome("kept", file, missing=tuple(group for group in GROUPS if group not in groups))
     async with _connect(config, server) as kanidm:
         recovered = await _sign_in(kanidm, config, server, password, recover=recover)
         made = await accounts.create_service_account(kanidm, ACCOUNT, "Kiwi ID", managed_by="idm_admins")
@@ -226,6 +272,11 @@ def _write(file: Path, text: str, config: Config) -> None:
             owner = config.jwt_private_key.stat()
             os.chown(file, owner.st_uid, owner.st_gid)
     except OSError as error:
-        fix = "Run this as root or as the user that Kiwi ID runs as."
-        problem = Problem(str(error.filename or file), "", error.strerror or str(error), "a place that can be written to", fix)
-        raise ConfigError([problem]) from None
+        raise _unusable(error, file) from None
+
+
+def _unusable(error: OSError, file: Path) -> ConfigError:
+    fix = "Run this as root or as the user that Kiwi ID runs as."
+    return ConfigError(
+        [Problem(str(error.filename or file), "", error.strerror or str(error), "a place that can be written to", fix)]
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trio
@@ -34,6 +35,14 @@ def test_once_only(ready: World) -> None:
     assert (outcome["action"], outcome["recovered"], outcome["missing"]) == ("kept", False, [])
     assert ready.token.read_text() == token
     assert ready.accepts("idm_admin", password)
+
+
+def test_several_at_once(world: World) -> None:
+    """The one that Kiwi ID does at its first start, and one by hand: one makes the account, and the others wait and find it."""
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(lambda _: world.json("bootstrap"), range(3)))
+    assert sorted(outcome["action"] for outcome in outcomes) == ["kept", "kept", "made"]
+    assert world.json("user", "list") == []
 
 
 def test_an_instance_that_was_set_up_by_hand(world: World) -> None:
