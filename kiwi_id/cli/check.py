@@ -55,8 +55,9 @@ def table(findings: list[Finding], *, width: int, colour: bool) -> str:
         lines.extend(indent + more for more in text[1:])
     count = Counter(finding.status for finding in findings)
     lines.append("")
+    warnings = f"{count['warning']} warning{'' if count['warning'] == 1 else 's'}"
     if count["wrong"]:
-        lines.append(f"{count['wrong']} wrong, {count['warning']} warnings: Kiwi ID would not start.")
+        lines.append(f"{count['wrong']} wrong, {warnings}: Kiwi ID would not start.")
     else:
-        lines.append(f"Nothing wrong, {count['warning']} warnings: Kiwi ID can start.")
+        lines.append(f"Nothing wrong, {warnings}: Kiwi ID can start.")
     return "\n".join(lines)
