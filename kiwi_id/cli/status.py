@@ -33,15 +33,17 @@ def run(args: argparse.Namespace) -> int:
     file = config.config_path(args.config)
     path, word = (Path(args.socket), "") if args.socket else config.control_socket_of(file)
     answer: dict[str, Any] | None = None
+    denied = False
     try:
         answer = control.call(path, "status", timeout=10, word=word)
     except control.NotRunning as error:
+        denied = isinstance(error.__context__, PermissionError)
         streams.tell(f"kiwi-id status: {error}\n")
     else:
         file = Path(answer["config"])
     from kiwi_id.status.document import make  # noqa: PLC0415 - cryptography and all that reads files
 
-    document = make(file, answer)
+    document = make(file, answer, denied=denied)
     if args.json:
         print(json.dumps(document, indent=2))
     else:

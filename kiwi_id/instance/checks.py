@@ -236,20 +236,29 @@ def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
     return _report("directories", problems, warned, ", ".join(map(str, names)) + ": writable")
 
 
-def _locked(database: Path) -> list[Problem]:
-    """Return a problem when another Kiwi ID holds the lock beside the database (see :mod:`kiwi_id.lock`)."""
-    file = database.with_name(database.name + ".kiwi-lock")
+def lock_holder(database: Path) -> str:
+    """Return the process that holds the lock beside a database (:mod:`kiwi_id.lock`), "" when nobody does or it is not known."""
     try:
-        with file.open("rb") as lock:
+        with _lock_file(database).open("rb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for a moment; a start that meets it waits longer
             except BlockingIOError:
-                holder = lock.read(32).decode("ascii", "replace").strip() or "unknown"
-                fix = "Stop it first, or give this instance its own db_path."
-                return [Problem(str(file), "", f"the lock of another Kiwi ID (process {holder})", "nobody's lock", fix)]
+                return lock.read(32).decode("ascii", "replace").strip() or "unknown"
     except OSError:  # no lock file yet, or one that the start will tell about
         pass
-    return []
+    return ""
+
+
+def _lock_file(database: Path) -> Path:
+    return database.with_name(database.name + ".kiwi-lock")
+
+
+def _locked(database: Path) -> list[Problem]:
+    """Return a problem when another Kiwi ID holds the lock beside the database."""
+    holder = lock_holder(database)
+    fix = "Stop it first, or give this instance its own db_path."
+    found = f"the lock of another Kiwi ID (process {holder})"
+    return [Problem(str(_lock_file(database)), "", found, "nobody's lock", fix)] if holder else []
 
 
 def _unwritable(where: str, key: str, directory: Path, *, create: bool = False) -> list[Problem]:

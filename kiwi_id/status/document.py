@@ -19,15 +19,15 @@ FORMAT = 1
 Document = dict[str, Any]
 
 
-def make(file: Path, answer: dict[str, Any] | None, now: datetime | None = None) -> Document:
-    """Return the document of the instance of config file ``file``; ``answer`` is that of its running Kiwi ID, None without one.
+def make(file: Path, answer: dict[str, Any] | None, now: datetime | None = None, *, denied: bool = False) -> Document:
+    """Return the document of the instance of config file ``file``; ``answer`` is that of its running Kiwi ID.
 
-    Never raises KiwiError: what cannot be told is told to be so.
+    It is None when none answers; ``denied``: because we may not ask. Never raises KiwiError: what cannot be told is told to be so.
     """
     now = now or datetime.now(UTC)
     told = {name: value for name, value in (answer or {}).items() if name not in ("ok", "config")}
     upstream = told.get("upstream", {})
-    found: list[Notice] = list(notices.of_running(answer, now) if answer else notices.of_stopped())
+    found: list[Notice] = list(notices.of_running(answer, now)) if answer else []
     document: Document = {
         "format": FORMAT,
         "ok": False,
@@ -43,14 +43,18 @@ def make(file: Path, answer: dict[str, Any] | None, now: datetime | None = None)
         settings = config.load(file)
     except ConfigError:  # the check has told
         ldap = False
+        holder = ""
     else:
         server = server_toml.examine(settings.upstream_config, settings)[0]
         ldap = bool(server and server.ldap)
+        holder = checks.lock_holder(server.db_path) if server else ""
         parts = files.look(settings, server, now)
         document |= parts
         version = version or _installed(settings)
         found += notices.of_files(parts)
         found += weak.look(settings, server, parts, now, uid=told.get("uid", os.getuid()))
+    if answer is None:
+        found[:0] = notices.of_silence(holder, denied=denied)
     document["kanidm"] = _kanidm(version, ldap=ldap)
     found += notices.of_version(version, now, ldap=ldap) if version else ()
     for level, member in (("warning", "warnings"), ("hint", "hints")):

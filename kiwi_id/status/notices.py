@@ -61,10 +61,17 @@ def of_running(answer: Mapping[str, Any], now: datetime) -> Iterator[Notice]:
     yield from _of_provisioning(answer["provisioning"])
 
 
-def of_stopped() -> Iterator[Notice]:
-    """Yield what it means that no Kiwi ID answers."""
-    fix = "Start it: systemctl start kiwi-id, or kiwi-id run; why it ended is in its log (journalctl -u kiwi-id)."
-    yield Notice("warning", "not_running", "no Kiwi ID runs here: nobody can log in", fix)
+def of_silence(holder: str, *, denied: bool) -> Iterator[Notice]:
+    """Yield what it means that no Kiwi ID answers; ``holder`` has its database, ``denied``: we may not ask."""
+    if denied:
+        fix = "Run this as root, or as the user that Kiwi ID runs as."
+        yield Notice("warning", "not_permitted", "this user may not ask Kiwi ID how it is", fix)
+    elif holder:
+        text = f"Kiwi ID runs (process {holder} has the database), and does not answer on its control socket"
+        yield Notice("warning", "not_answering", text, "Is this its config? See 'no control socket' in its log.")
+    else:
+        fix = "Start it: systemctl start kiwi-id, or kiwi-id run; why it ended is in its log (journalctl -u kiwi-id)."
+        yield Notice("warning", "not_running", "no Kiwi ID runs here: nobody can log in", fix)
 
 
 def _of_provisioning(told: Mapping[str, Any]) -> Iterator[Notice]:

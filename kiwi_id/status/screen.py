@@ -66,7 +66,9 @@ class Screen:
         about = f"Kiwi ID {document['version']}" if "version" in document else "Kiwi ID"
         about += f" for {document['domain']}" if document.get("domain") else ""
         state, code = ("serving", _GREEN) if document["serving"] else ("NOT SERVING", _RED)
-        state = state if document["running"] else "not running"
+        if not document["running"]:
+            codes = {notice["code"] for notice in document["warnings"]}
+            state = "not running" if "not_running" in codes else "no answer"
         state = "stopping" if document.get("draining") else state
         return f"{self._paint(about, _BOLD)}: {self._paint(state, code)}{warned}"
 

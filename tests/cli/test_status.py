@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +19,10 @@ import pytest
 
 from tests.supervisor import conftest
 from tests.supervisor.kiwi import PATIENCE, Kiwi, eventually
+from tests.supervisor.separation import opened
 
 kiwi, make, binary = conftest.kiwi, conftest.make, conftest.binary  # the fixtures
+ROOT = Path(__file__).parent.parent.parent
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -178,6 +181,28 @@ def test_without_a_running_kiwi_id(kiwi: Kiwi) -> None:
         assert any(line.startswith("Kanidm        1.5.0, ") for line in lines)
         assert not any(line.startswith("kanidmd ") for line in lines)
     assert "Connection refused" in done.stderr
+
+
+def test_one_that_does_not_answer_is_not_said_to_be_gone(kiwi: Kiwi) -> None:
+    """Without its control socket it is known by the lock on the database; another user is told who may ask."""
+    kiwi.start_ready()
+    socket = kiwi.places.runtime_dir / "control.sock"
+    aside = socket.rename(socket.with_name("aside"))
+    done = kiwi.cli("status")
+    assert done.returncode == 69
+    assert f"(process {kiwi.process.pid} has the database)" in re.sub(r"\s+", " ", done.stdout)
+    assert ": no answer, " in done.stdout.splitlines()[0]
+    aside.rename(socket)
+    if os.getuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("the rest needs root and setpriv: another user who asks")
+    kiwi.directory.chmod(0o755)
+    for directory in (kiwi.places.runtime_dir, kiwi.config.parent):
+        directory.chmod(0o755)
+    command = [*opened(kiwi, Path(sys.executable), ROOT), "setpriv", "--reuid=daemon", "--clear-groups", sys.executable]
+    argv = [*command, "-m", "kiwi_id", "status", "--config", str(kiwi.config)]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, check=False)
+    assert done.returncode == 69, done.stderr
+    assert " ! this user may not ask Kiwi ID how it is" in done.stdout.splitlines()
 
 
 def test_a_broken_config_leaves_what_runs_to_be_told(kiwi: Kiwi) -> None:
