@@ -89,6 +89,7 @@ class Operations:
                 "history": [ended.as_dict() for ended in status.history],
             },
             "provisioning": supervisor.provisioner.as_dict(),
+            "client_secrets": {"problems": [one.as_dict() for one in supervisor.front.secret_problems]},
             "orphans_reaped": supervisor.reaper.reaped_orphans,
             "last_reload": last.as_dict() if last else None,
         }

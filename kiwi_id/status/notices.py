@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from kiwi_id import __version__, compatibility
+from kiwi_id.errors import Problem
 from kiwi_id.instance.checks import Finding
 from kiwi_id.status import advisories
 from kiwi_id.status.advisories import SEVERITIES, numbers
@@ -59,6 +60,11 @@ def of_running(answer: Mapping[str, Any], now: datetime) -> Iterator[Notice]:
         text = f"these settings wait for the next start of Kiwi ID: {', '.join(last['needs_restart'])}"
         yield Notice("hint", "needs_restart", text, "Restart Kiwi ID when it suits.")
     yield from _of_provisioning(answer["provisioning"])
+    for row in answer["client_secrets"]["problems"]:
+        if row not in answer["provisioning"]["mistakes"]:
+            problem = Problem(**row)
+            text = f"chosen client secrets: {problem.where}: {f'{problem.key}: ' if problem.key else ''}{problem.found}"
+            yield Notice("warning", "client_secret", text, f"{problem.fix} Then: kiwi-id reload".strip())
 
 
 def of_silence(holder: str, *, denied: bool) -> Iterator[Notice]:

@@ -108,6 +108,10 @@ def _keys(config: Config, keys: Mapping[str, Any], now: datetime) -> Iterator[No
 def _readable(config: Config, server: ServerToml | None, backup: Mapping[str, Any]) -> Iterator[Notice]:
     """Yield files that every user of the machine can read; keys and tokens that others can read are refused elsewhere."""
     last = backup.get("last")
+    token = config.kanidm_token
+    if os.path.lexists(token) and token.stat().st_mode & 0o077:
+        fix = f"Who has read it is Kanidm's administrator: kiwi-id bootstrap --recover --revoke-others; or chmod 600 {token}"
+        yield Notice("warning", "token_readable", "others can read the token of Kiwi ID's account, so it is not used", fix)
     files = {
         "the secret of forward-auth": config.forward_auth_secret_file,
         "the log": config.log_file,

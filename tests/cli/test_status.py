@@ -234,6 +234,15 @@ def test_mistakes_in_the_state_file_are_told(kiwi: Kiwi) -> None:
             assert kiwi.stop() == 0
 
 
+def test_chosen_secrets_that_are_not_in_force(kiwi: Kiwi) -> None:
+    """A secret file that is missing is told as such, whether the state file is applied by itself or not."""
+    client = f'landing = "https://mail.example.com/"\nsecret_file = "{kiwi.directory}/none"\n'
+    kiwi.config.with_name("identities.toml").write_text(f"[clients.mail]\n{client}")
+    kiwi.start_ready()
+    told = eventually(lambda: [one for one in document(kiwi)["warnings"] if one["code"] == "client_secret"], "the secret is told")
+    assert f"{kiwi.directory}/none" in told[0]["text"]
+
+
 def test_why_a_hung_kanidmd_was_restarted(kiwi: Kiwi) -> None:
     """The reason is why we ended it, not how it then ended."""
     kiwi.set(health_check_timeout="1s")

@@ -144,6 +144,18 @@ def test_files_that_everybody_can_read(world: World) -> None:
             assert ("world_readable" in world.codes()) is warned
 
 
+def test_a_token_that_others_can_read(world: World) -> None:
+    """The token of our account is not used then, which is told with what to do."""
+    token = world.config.kanidm_token
+    token.write_text("token\n")
+    try:
+        for mode, warned in ((0o640, True), (0o600, False)):
+            token.chmod(mode)
+            assert ("token_readable" in world.codes()) is warned
+    finally:
+        token.unlink()
+
+
 @pytest.mark.parametrize(("free", "database", "warned"), [(255, 1, True), (257, 1, False), (1023, 512, True), (1025, 512, False)])
 def test_a_disk_that_fills(world: World, free: int, database: int, warned: bool) -> None:
     """Told below 256 MiB, or twice the database."""
