@@ -58,7 +58,7 @@ def test_json(ready: World) -> None:
     change = {"field": "display_name", "before": "", "after": "alice"}
     step = {"action": "create", "kind": "person", "name": "alice", "changes": [change]}
     assert json.loads(plan.stdout) == {"changes": True, "steps": [step], "not_ours": [], "left_the_file": []}
-    assert ready.json("apply") == {"ok": True, "done": 1, "refused": [], **json.loads(plan.stdout)}
+    assert ready.json("apply") == {"ok": True, "done": 1, "refused": [], "secrets": [], **json.loads(plan.stdout)}
     assert ready.json("plan") == {"changes": False, "steps": [], "not_ours": [], "left_the_file": []}
 
 
