@@ -109,7 +109,7 @@ class Connection:
                         await trio.lowlevel.checkpoint()
             except BadRequest as refusal:
                 await self._refuse(refusal, head or bytes(self.buffer))
-        if not self._unwanted:
+        if not (self._unwanted or self.stream.closed):
             await self._linger()
 
     async def _receive_head(self, first: bool) -> bytes | None:

@@ -23,6 +23,7 @@ UNSENT = 131072
 # The largest TLS record (RFC 8446 §5.1). A read gives one at a time; after a full one there is probably more.
 _RECORD = 16384
 _ACKED = struct.Struct("=120xQ")
+_CLOSED = "this connection has been closed"
 _UNREADY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
@@ -156,30 +157,32 @@ class Stream:
         """Tell whether decrypted bytes wait to be received."""
         return self.tls is not None and self.tls.pending() > 0
 
+    # A closed socket must not be waited for: its descriptor is -1 like that of all others, and Trio, whose epoll refuses that, goes
+    # on taking it for waited for. The next who did the same would get trio.BusyResourceError.
+
     async def _readable(self) -> None:
         while not self._late:
+            if self.closed:
+                raise trio.ClosedResourceError(_CLOSED)
             try:
                 await wait_readable(self.socket)
-            except trio.ClosedResourceError:
-                if self.socket.fileno() < 0:
-                    raise
-            except (OSError, ValueError) as error:  # closed before it was waited for: no descriptor
+            except trio.ClosedResourceError:  # closed meanwhile, or rung
+                continue
+            except OSError as error:
                 raise self._failure(error) from error
-            else:
-                return
+            return
         raise Late
 
     async def _writable(self) -> None:
-        while True:
+        while not self.closed:
             try:
                 await wait_writable(self.socket)
-            except trio.ClosedResourceError:
-                if self.socket.fileno() < 0:  # else it was the receiver that was rung for
-                    raise
-            except (OSError, ValueError) as error:
+            except trio.ClosedResourceError:  # closed meanwhile, or it was the receiver that was rung for
+                continue
+            except OSError as error:
                 raise self._failure(error) from error
-            else:
-                return
+            return
+        raise trio.ClosedResourceError(_CLOSED)
 
     async def _wait(self, unready: OSError) -> None:
         # A TLS read may have to write first and a write to read (key updates), so the exception says for what to wait.
@@ -189,8 +192,8 @@ class Stream:
             await self._readable()
 
     def _failure(self, error: BaseException) -> Exception:
-        if self.socket.fileno() < 0:
-            return trio.ClosedResourceError("this connection has been closed")
+        if self.closed:
+            return trio.ClosedResourceError(_CLOSED)
         return trio.BrokenResourceError(str(error))
 
     def option(self, level: int, name: int, value: int | bytes) -> None:
@@ -208,7 +211,7 @@ class Stream:
     async def discard(self) -> None:
         """Read raw bytes, TLS or not, and throw them away until the peer ends. Bound it with a cancel scope."""
         with suppress(OSError, ValueError, trio.ClosedResourceError):
-            while True:
+            while not self.closed:
                 await wait_readable(self.socket)
                 if not socket.socket.recv(self.socket, READ_SIZE):  # past ssl.SSLSocket's own, which would decrypt
                     return
@@ -219,9 +222,14 @@ class Stream:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` or :meth:`abort` has been called."""
+        return self.socket.fileno() < 0
+
     def close(self) -> None:
         """Close at once; whoever waits for the connection gets trio.ClosedResourceError."""
         self.expect_by(None)
-        if self.socket.fileno() >= 0:
+        if not self.closed:
             notify_closing(self.socket)
             self.socket.close()

@@ -86,6 +86,18 @@ async def test_a_reader_that_drips(front: Front, lines: Lines) -> None:
     await front.kanidm.peers[0].ended.wait()
 
 
+async def test_every_reader_that_stops_is_reset_and_nothing_else(front: Front, lines: Lines) -> None:
+    """What has been reset is not waited for any more: the second such client is no error of ours either."""
+    front.limit(body_timeout=0.1)
+    front.kanidm.answer = LARGE
+    for count in range(1, 4):
+        await front.reader(GET)
+        assert (await lines.requests(count))[-1]["error"] == "slow_reader"
+        while front.listener.open:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+    assert [record for record in lines.records if "unexpected" in record["msg"]] == []
+
+
 async def test_slow_readers_leave_connections_to_others(front: Front) -> None:
     """They may hold a quarter of the connections to kanidmd; the next that is slow ends the one that has been it longest."""
     front.limit(upstream_connections=8)
