@@ -89,6 +89,9 @@ def require_tools() -> None:
     """Skip the test where it is plain that there can be no machine."""
     if os.geteuid() != 0 or None in map(shutil.which, TOOLS):
         pytest.skip(f"a scratch machine takes root and the tools {', '.join(TOOLS)}")
+    tried = subprocess.run([*UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if tried.returncode != 0:
+        pytest.skip(f"no namespaces for a scratch machine here: {tried.stderr.strip()}")
 
 
 @contextmanager
@@ -113,7 +116,7 @@ def machine(bound: Sequence[tuple[Path, str]], environment: Mapping[str, str], d
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
                 process.kill()
-                pytest.skip(f"no scratch machine here (namespaces and overlayfs): {process.communicate()[1].strip()}")
+                pytest.skip(f"no scratch machine here (mounts, overlayfs): {process.communicate()[1].strip()}")
             (init,) = (int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split())
             yield Scratch(init, environment, directory)
         finally:
