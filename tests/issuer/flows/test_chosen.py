@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from tests.issuer.flows.tab import Client, Tab
 from tests.issuer.flows.test_native import direct
 from tests.issuer.flows.world import ALICE, World
 from tests.kanidm.instance import ROOT
+from tests.supervisor.kiwi import alive, eventually
 
 URI = "https://chosen.localhost/cb"
 # Everything that makes trouble: separators of Basic and of forms, and what is another character when it is decoded once too often.
@@ -311,10 +313,13 @@ async def test_a_reset_in_kanidm(chosen: Chosen) -> None:
         assert (await tab.userinfo(tokens["access_token"])).status_code == 401
 
 
-async def test_many_at_once_after_a_start(chosen: Chosen) -> None:
-    """The first logins come together, with nothing known of Kanidm's secret yet: all of them work."""
+async def test_many_at_once_while_kanidmd_is_gone(chosen: Chosen) -> None:
+    """The first logins come together, with nothing known of Kanidm's secret yet, and wait for a kanidmd that crashed: all work."""
     world = chosen.world
     await world.restart(world.instance)
+    kanidmd = world.instance.kanidmd_pid()
+    os.kill(kanidmd, signal.SIGKILL)
+    eventually(lambda: not alive(kanidmd), "the end of kanidmd")
     async with world.tab() as tab:
         done: list[bool] = []
 
