@@ -76,7 +76,9 @@ class Connection(asyncio.Protocol):
     async def ask(
         self, method: str, target: str, headers: str = "", form: dict[str, str] | None = None
     ) -> tuple[int, bytes, bytes]:
-        """Send a request; return status, head and body of the answer."""
+        """Send a request; return status, head and body of the answer. Raises ConnectionError."""
+        if self.transport.is_closing():
+            raise ConnectionError("the connection was closed before this request")
         body = b"" if form is None else urlencode(form).encode()
         if form is not None:
             headers += f"content-type: application/x-www-form-urlencoded\r\ncontent-length: {len(body)}\r\n"
@@ -179,13 +181,13 @@ async def run(job: Job) -> dict[str, Any]:
     people = []
     for name, password in job.people:
         _, connection = await loop.create_connection(Connection, "127.0.0.1", job.port, ssl=context)
-        people.append(Person(job, name, password, connection))
-    for person in people:
+        person = Person(job, name, password, connection)
+        # At once: a connection that says nothing while others log in on a busy machine would be closed for that.
         await person.log_in(typed=True)  # gives consent, and the session
         if job.live:
             await person.log_in(typed=False)
-    for person in people:
         person.steps.clear()
+        people.append(person)
 
     async def work(person: Person) -> None:
         for _ in range(job.logins):
