@@ -54,7 +54,11 @@ class Upstream:
         self._poller.register(stream.socket.fileno(), select.POLLIN)
 
     async def send_head(self, method: bytes, target: bytes, headers: Headers, body: bytes | None) -> None:
-        """Send a request's head, and with it the whole ``body`` when that is known (None: it follows)."""
+        """Send a request's head, and with it the whole ``body`` when that is known (None: it follows).
+
+        A whole request that cannot be sent to its end raises nothing: kanidmd may have answered before it closed the connection,
+        and whoever receives gets that answer, or UpstreamLost.
+        """
         self.response = ResponseParser(method)
         self._ended, self._chunked = body is not None, False
         length = next((value for name, value in headers if name == b"content-length"), None)
@@ -65,7 +69,11 @@ class Upstream:
             framing = (b"transfer-encoding", b"chunked") if body is None else (b"content-length", b"%d" % len(body))
             headers = [*headers, framing]
         out = writer.head(b"%s %s HTTP/1.1" % (method, target), headers)
-        await self._send(out + body if body else out)
+        try:
+            await self._send(out + body if body else out)
+        except UpstreamLost:
+            if body is None:
+                raise
 
     async def send_body(self, data: bytes) -> None:
         """Send a piece of the request body."""
@@ -95,6 +103,7 @@ class Upstream:
                 await stream.send(data[sent:])
                 return
         except _BROKEN as error:
+            self._ended = False  # whatever is answered, no other request can follow this one
             raise UpstreamLost(f"sending failed: {error}", sent=True) from None
         raise TooSlow
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from typing import Any
 
 import pytest
 import trio
@@ -10,6 +12,7 @@ import trio.testing
 
 from kiwi_id.proxy import forwarder
 from kiwi_id.proxy.exchange import Exchange
+from kiwi_id.proxy.stream import Stream
 from tests.front.conftest import Front, Lines
 from tests.front.upstream import OK, Peer
 
@@ -126,6 +129,30 @@ async def test_an_early_answer_to_an_upload(front: Front, status: bytes, framing
     assert (reply.status, reply.body, reply.one(b"connection")) == (int(status[:3]), b"no", b"close")
     await client.send(piece)  # it may go on for a moment without being reset
     assert await client.ended()
+
+
+async def test_an_early_answer_to_a_body_that_is_sent_at_once(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    """kanidmd answers when it has seen the head and closes: of a body that is sent with the head, too, the answer is passed on."""
+
+    async def script(peer: Peer) -> None:
+        await peer.read_until(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 404 Not Found\r\ncontent-length: 2\r\n\r\nno")
+        peer.stream.transport_stream.socket.close()
+
+    async def narrow(*where: Any) -> Stream:
+        stream: Stream = await dial(*where)
+        stream.option(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that it cannot all be sent before the answer comes
+        return stream
+
+    dial = front.pool._dial
+    monkeypatch.setattr(front.pool, "_dial", narrow)
+    front.kanidm.script = script
+    client = await front.connect()
+    for count in range(1, 4):
+        reply = await client.ask(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 60000\r\n\r\n" + b"x" * 60000)
+        assert (reply.status, reply.body) == (404, b"no")
+        assert len(front.kanidm.peers) == count  # the connection that broke has not been used again
+    assert front.pool.limiter.borrowed_tokens == 0
 
 
 @pytest.mark.parametrize("pause", [False, True])
