@@ -110,7 +110,11 @@ def test_a_flood_from_one_address(running: Running) -> None:
 
 
 def test_the_log_is_short(running: Running) -> None:
-    """After all that, the refusals of each kind are a few lines."""
+    """After hundreds of refusals of a kind, a few lines tell of them."""
+    running.limit(max_connections_per_address=100)
+    with running.beside(500, "--kinds", "silent", "--addresses", "1"):
+        eventually(lambda: running.status()["refused"].get("too_many_connections_per_address", 0) >= 400, "refusals")
+    running.limit()
     lines = [json.loads(line) for line in Places.under(running.directory / "instance").log_file.read_text().splitlines()]
     kinds = [line["kind"] for line in lines if line["msg"] == "refused"]
     assert kinds, "or this proves nothing"

@@ -4,10 +4,11 @@ Run as a script, with ``-IS`` so that it starts fast; it imports nothing of Kiwi
 list of one behaviour a life, the last of which repeats; what happens is appended to ``events.jsonl``. A behaviour's keys:
 
 ``print``: lines to print first; ``exit``: end with this code before readiness; ``exit_after``: ``[code, seconds]`` after it;
-``never_ready``: do not listen; ``hang``: accept and never answer; ``ready_after``: seconds until it listens; ``early_hup``: take
-a HUP before readiness instead of dying of it; ``ignore_term``; ``linger``: at a TERM stop listening, but serve open
-connections on for so many seconds; ``lose_terms``: so many TERMs have no effect; ``grandchild``:
-``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe; ``orphans``: so many (hundreds) when ready.
+``never_ready``: do not listen; ``hang``: accept and never answer; ``ready_after``: seconds until it listens; ``held``: it
+listens once there is a file ``go`` beside server.toml; ``early_hup``: take a HUP before readiness instead of dying of it;
+``ignore_term``; ``linger``: at a TERM stop listening, but serve open connections on for so many seconds; ``lose_terms``: so
+many TERMs have no effect; ``grandchild``: ``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe;
+``orphans``: so many (hundreds) when ready.
 ``/slow?s=N`` is answered after N seconds, ``/headers`` with the request's head, everything else at once.
 """
 
@@ -34,6 +35,7 @@ def main() -> None:
 class Fake:
     def __init__(self, server: str, behaviour: Path, events: Path) -> None:
         self.settings = dict(re.findall(r'^(\w+) = "(.*)"$', server, re.MULTILINE))
+        self.go = events.with_name("go")
         self.events = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         lives = json.loads(behaviour.read_text()) if behaviour.exists() else [{}]
         self.life = events.read_text().count('"start"')
@@ -59,6 +61,8 @@ class Fake:
         if "exit" in does:
             os._exit(does["exit"])
         time.sleep(does.get("ready_after", 0))
+        while does.get("held") and not self.go.exists():
+            time.sleep(0.01)
         if does.get("never_ready"):
             while True:
                 signal.pause()

@@ -140,6 +140,10 @@ class Kiwi:
         """Say what the scripted kanidmd does in its first, second, … and each later life."""
         self.places.upstream_config.with_name("behaviour.json").write_text(json.dumps(lives))
 
+    def go(self) -> None:
+        """Let a scripted kanidmd listen that was told to be ``held``."""
+        self.places.upstream_config.with_name("go").touch()
+
     def start(
         self, *, environ: Mapping[str, str] | None = None, program: Sequence[str] = (), before: Sequence[str] = (), **options: Any
     ) -> Kiwi:

@@ -80,12 +80,13 @@ def test_the_life_of_a_service_is_told(kiwi: Kiwi, manager: Manager) -> None:
 
 def test_a_hup_during_the_start_does_not_claim_readiness(kiwi: Kiwi, manager: Manager) -> None:
     """A reload before the first readiness sends neither RELOADING nor READY: the units that wait for us would start too early."""
-    kiwi.behave({"ready_after": 1.0, "early_hup": True})
+    kiwi.behave({"held": True, "early_hup": True})
     kiwi.start(environ=manager.environ)
     kiwi.wait_event("start")
     kiwi.wait_log("listening")
     kiwi.signal(signal.SIGHUP)
     kiwi.wait_log("reloaded")
+    kiwi.go()
     manager.wait("READY")
     assert not manager.said("RELOADING")
     assert manager.seen[-1]["STATUS"] == "kanidmd 1.5.0 is ready, restarted 0 times"

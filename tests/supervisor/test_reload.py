@@ -258,13 +258,14 @@ def test_requests_in_flight_are_not_disturbed(kiwi: Kiwi) -> None:
 
 def test_the_child_gets_its_hup_only_when_ready(kiwi: Kiwi) -> None:
     """A HUP kills a booting kanidmd, so an early one is kept from it; the reload itself is done, and says that."""
-    kiwi.behave({"ready_after": 1.5, "early_hup": True})
+    kiwi.behave({"held": True, "early_hup": True})
     kiwi.start()
     kiwi.wait_event("start")
     kiwi.wait_log("listening")
     done = kiwi.cli("reload", "--wait")
     assert done.returncode == 0
     assert "kanidmd was not ready and was not told" in done.stdout
+    kiwi.go()
     kiwi.wait_log("ready", component="supervisor")
     assert kiwi.child_signals() == []
     assert _reload(kiwi, 2)["child_reloaded"] is True
