@@ -44,7 +44,7 @@ def test_what_is_told(places: layout.Places) -> None:
     assert lost.problem is not None
     assert (lost.problem.where, lost.problem.fix) == (
         "/nowhere/secret",
-        "Write it: kanidm system oauth2 show-basic-secret NAME > FILE",
+        "Write it: (umask 077; kiwi-id client secret NAME > FILE)",
     )
     lines[2] = 'forward_auth_hosts = ["wiki.example.org"]'
     [outside] = found(places, *lines, 'forward_auth_domain = "example.org"')
