@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from urllib.parse import unquote_to_bytes
 
+from kiwi_id.proxy.administration import is_admin
 from kiwi_id.proxy.exchange import Exchange
 from kiwi_id.proxy.rules import BadRequest, is_trusted
 from kiwi_id.values import Network
 
 # What an orchestrator asks, by whatever address it knows us.
 PROBES = frozenset({b"/livez", b"/readyz", b"/healthz"})
-_READS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _PORT = re.compile(rb":[0-9]*\Z")
-_SLASHES = re.compile(rb"/+")
-# Kanidm 1.5 to 1.10: the REST API, SCIM, and the API's documentation (server/core/src/https). Its own pages use none of them.
-_ADMIN = re.compile(rb"/(?:(v1)|scim|docs)(?:/|\Z)", re.IGNORECASE)
 
 
 def bare(host: bytes) -> bytes:
@@ -48,23 +44,3 @@ class Guard:
         ):
             message = "Administration is not open to your address. Whoever runs this server can add it to admin_networks."
             raise BadRequest(403, "admin_closed", message)
-
-
-def is_admin(method: bytes, path: bytes) -> bool:
-    """Tell whether a request administers Kanidm: a write below ``/v1/``, or anything below ``/scim`` and ``/docs``.
-
-    Kanidm compares paths as they come; escapes, doubled slashes and dot segments are taken out here all the same, so that nothing
-    depends on its never doing so.
-    """
-    found = _ADMIN.match(_plain(path))
-    return found is not None and not (found[1] and method in _READS)
-
-
-def _plain(path: bytes) -> bytes:
-    parts: list[bytes] = []
-    for part in _SLASHES.split(unquote_to_bytes(path).replace(b"\\", b"/")):
-        if part == b"..":
-            del parts[-1:]
-        elif part not in (b"", b"."):
-            parts.append(part)
-    return b"/" + b"/".join(parts)
