@@ -60,11 +60,11 @@ def claims_of(payload: bytes) -> Claims:
     """
     raw, others = jose.members(payload)
     audience, groups = raw.get("aud"), raw.get("groups", ())
-    if type(audience) is str:
+    if type(audience) is str and audience:
         audience = (audience,)
-    if not (_TEXTS.isdisjoint(others) and raw.get("sub") and raw.get("iss") and _strings(audience) and _strings(groups)):
+    elif not (audience and _strings(audience)) or "" in audience:
         raise MalformedToken(_what_is_wrong(raw))
-    if not audience or "" in audience:
+    if not (raw.get("sub") and raw.get("iss") and _TEXTS.isdisjoint(others) and _strings(groups)):
         raise MalformedToken(_what_is_wrong(raw))
     seconds(raw, "exp")
     seconds(raw, "iat")

@@ -28,8 +28,9 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519Public
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192  # RFC 7518 §3.3; and what an attacker's clock must not buy
 MIN_RSA_EXPONENT = 65537  # NIST SP 800-56B: with small ones a sloppy padding check was a forgery more than once
 
-_PKCS1, _SHA256 = padding.PKCS1v15(), hashes.SHA256()
-_ECDSA = ec.ECDSA(Prehashed(_SHA256))
+_PKCS1, _ECDSA = padding.PKCS1v15(), ec.ECDSA(Prehashed(hashes.SHA256()))
+# What stands before the digest in a signature of RS256: DigestInfo for SHA-256 (RFC 8017 §9.2, note 1).
+_SHA256_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
 # Ed25519 (RFC 8032 §5.1): the field, and the y of the points whose order divides 8. With such a "key" everybody can sign.
 _FIELD = 2**255 - 19
 _ORDER_8 = int.from_bytes(bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"), "little")
@@ -40,11 +41,17 @@ _LOG = logging.getLogger("kiwi_id.verify")
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A public key: ``kid`` is what tokens call it, ``alg`` the only algorithm that it checks."""
+    """A public key: ``kid`` is what tokens call it, ``alg`` its only algorithm, ``size`` of its signatures in bytes."""
 
     kid: str
     alg: str
     public: PublicKey = field(repr=False)
+    size: int = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Measure the key."""
+        bits = self.public.key_size if isinstance(self.public, rsa.RSAPublicKey) else 512
+        object.__setattr__(self, "size", (bits + 7) // 8)
 
     def verifies(self, signing_input: bytes, signature: bytes) -> bool:
         """Tell whether this key signed these bytes; the signature is as in RFC 7518 §3.3, §3.4 and RFC 8037 §3.1."""
@@ -52,10 +59,12 @@ class Key:
         try:
             if self.alg == "RS256":
                 # As strict as verify(), which compares the same encoding as a whole (RFC 8017 §8.2.2), and a microsecond faster.
-                signed = public.recover_data_from_signature(signature, _PKCS1, _SHA256)
-                return bool(signed == hashlib.sha256(signing_input).digest())
+                if len(signature) != self.size:
+                    return False
+                signed = public.recover_data_from_signature(signature, _PKCS1, None)
+                return bool(signed == _SHA256_INFO + hashlib.sha256(signing_input).digest())
             if self.alg == "ES256":
-                if len(signature) != 64:
+                if len(signature) != self.size:
                     return False
                 r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
                 # hashlib's SHA-256 begins faster than cryptography's.
