@@ -2,7 +2,8 @@
 
 Restart policy: an exit nobody asked for is a failure whatever its code (kanidmd ends with 0 when its listener dies). People are
 waiting at the gate, so the first restart is immediate; only *short lives*, which end before readiness or within a second after
-it, back off, and a row of them gives up, so that the orchestrator sees what we cannot mend.
+it, back off, and a row of them gives up, so that the orchestrator sees what we cannot mend. But a full disk is waited for: that
+passes by itself, and until then more can be served without kanidmd than without Kiwi ID.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from kiwi_id.logs import Log
 from kiwi_id.oom import MemoryKills
 from kiwi_id.reaper import ChildProcess, Reaper
 from kiwi_id.relog import relog
+from kiwi_id.room import Room
 from kiwi_id.state import ChildState, ChildStatus
 
 log = Log("child")
@@ -66,19 +68,19 @@ class Child:
         probe: Callable[[], Awaitable[None]],
         settings: Callable[[], ChildSettings],
         environ: Mapping[str, str],
+        room: Room,
         keep_fds: tuple[int, ...] = (),
     ) -> None:
         """``argv`` checks the binary and returns the command line, or raises ConfigError; ``probe`` raises when not ready.
 
-        ``keep_fds`` are inherited by the child: the lock beside the database lives as long as whoever uses the database.
+        ``environ`` is passed on as it is, ``room`` says what is waited for instead of giving up. ``keep_fds`` are
+        inherited by the child: the lock beside the database lives as long as whoever uses the database.
         """
         self.status = status
         self.starts = 0
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._argv, self._reaper, self._probe, self._settings = argv, reaper, probe, settings
-        # Every KANIDM_* variable overrides server.toml (server/core/src/config.rs), which is the file we have checked.
-        self._env = {name: value for name, value in environ.items() if not name.startswith("KANIDM_")}
-        self._keep_fds = keep_fds
+        self._env, self._keep_fds, self._room = environ, keep_fds, room
         self._process: ChildProcess | None = None
         self._stopping = trio.Event()
         self._short_lives = 0
@@ -200,13 +202,16 @@ class Child:
 
     async def _back_off(self, reason: str, short: bool) -> None:
         self._short_lives = self._short_lives + 1 if short else 0
-        limit = self._settings().restart_limit
-        if self._short_lives >= limit:
-            self.status.transition(ChildState.FAILED, f"{self._short_lives} short lives in a row")
-            raise ChildUnavailable(
-                f"kanidmd ended {self._short_lives} times in a row before or just after it was ready; giving up (last: {reason})",
-                list(self.tail),
-            )
+        if self._short_lives >= self._settings().restart_limit:
+            if not (lack := await self._room.look()):
+                self.status.transition(ChildState.FAILED, f"{self._short_lives} short lives in a row")
+                text = f"kanidmd ended {self._short_lives} times in a row before or just after it was ready"
+                raise ChildUnavailable(f"{text}; giving up (last: {reason})", list(self.tail))
+            self.status.transition(ChildState.BACKOFF, lack, short_lives=self._short_lives)
+            if await self._room.wait(lack, self._stopping):
+                self._short_lives = 0
+            return
+        self._room.forget()
         delay = 0.0
         if self._short_lives > 1:
             # Jitter, so that replicas that fail for one reason do not come back in step.

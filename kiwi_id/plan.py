@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import trio
 
-from kiwi_id import control, inherited
+from kiwi_id import control, inherited, room
 from kiwi_id.clock import Clock
 from kiwi_id.compatibility import Binary, PinChecker
 from kiwi_id.config import Config
@@ -24,7 +25,7 @@ from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.pin import UpstreamPin
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.logs import Log
-from kiwi_id.privileges import Account, check_may_change, find_account
+from kiwi_id.privileges import Account, acting_as, check_may_change, find_account
 from kiwi_id.proxy import listener
 from kiwi_id.values import Address
 
@@ -159,6 +160,11 @@ class Plan:
             self.server = server
 
         return apply
+
+    async def lacking_room(self) -> str:
+        """Return what is wrong with the directories in which kanidmd makes files, when that may pass by itself, or ""."""
+        needs = {self.server.db_path.parent: room.FOR_DATABASE, self.server.admin_socket.parent: room.FOR_SOCKET}
+        return await trio.to_thread.run_sync(room.lack, needs, partial(acting_as, self.account))
 
     def note_start(self) -> Binary:
         """Check the binary that is about to be started, and remember with what it is; blocks. Raises ConfigError."""

@@ -12,7 +12,7 @@ import errno
 import grp
 import os
 import pwd
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,18 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 # capability.h: what it takes to start a process as another user, and to end it.
 _NEEDED = {"CAP_KILL": 5, "CAP_SETGID": 6, "CAP_SETUID": 7}
+
+# What kanidmd finds of our environment, which may hold secrets of the operator's or of other programs. No KANIDM_*: each of them
+# overrides server.toml (server/core/src/config.rs), which is the file that we have checked.
+PASSED_ON = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "TZDIR", "LANG", "LANGUAGE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("RUST_LOG", "RUST_BACKTRACE", "RUST_LIB_BACKTRACE", "LD_LIBRARY_PATH", "LD_PRELOAD"),
+        # It asks other providers from 1.10 on.
+        *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy"),
+    }
+)
+PASSED_ON_PREFIXES = ("LC_", "OTEL_", "MALLOC_")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -43,6 +55,12 @@ class Account:
     def environ(self) -> dict[str, str]:
         """What a process of this user finds in its environment about itself."""
         return {"HOME": self.home, "USER": self.name, "LOGNAME": self.name}
+
+
+def passed_on(environ: Mapping[str, str], account: Account | None) -> dict[str, str]:
+    """Return the environment of kanidmd: what it needs of ours, and of its own user what is that user's."""
+    kept = {name: value for name, value in environ.items() if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)}
+    return kept | (account.environ if account else {})
 
 
 def find_account(user: str, group: str, where: Path) -> Account | None:

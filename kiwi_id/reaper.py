@@ -11,6 +11,7 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,7 +28,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True)
 # Looked up before any fork: symbol resolution in a forked child of a threaded program may find a lock held for ever.
-_prctl = _libc.prctl
+_prctl, _capset = _libc.prctl, _libc.capset
+# capset(2): _LINUX_CAPABILITY_VERSION_3 and this thread; two words each of effective, permitted and inheritable ones.
+_THIS_THREAD, _NO_CAPABILITIES = struct.pack("Ii", 0x20080522, 0), bytes(24)
 _MAX_BATCH = 256
 
 
@@ -173,6 +176,7 @@ def _set_up(parent: int, *, keep_capabilities: bool) -> Callable[[], None]:
         if not keep_capabilities:
             # A change from one unprivileged user to another keeps them, and ambient ones would outlive the exec as well.
             _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+            _capset(_THIS_THREAD, _NO_CAPABILITIES)  # and none that a program's file could add to; refused within our own unit
 
     return set_up
 

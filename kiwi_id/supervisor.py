@@ -30,11 +30,12 @@ from kiwi_id.kanidm.probe import probe
 from kiwi_id.logs import Log
 from kiwi_id.operations import Operations
 from kiwi_id.plan import Plan
-from kiwi_id.privileges import acting_as, gain_nothing_new
+from kiwi_id.privileges import acting_as, gain_nothing_new, passed_on
 from kiwi_id.provisioner import Provisioner
 from kiwi_id.reaper import Reaper
 from kiwi_id.reloader import Reloader, Upstream
 from kiwi_id.restarter import Restart, Restarter, RestartSettings
+from kiwi_id.room import Room
 from kiwi_id.siblings import Siblings
 from kiwi_id.signals import Signals
 from kiwi_id.state import ChildState, ChildStatus
@@ -164,7 +165,8 @@ class Supervisor:
             reaper=self.reaper,
             probe=lambda: probe(self.plan.config.upstream_addr, self.plan.pin, timeout=START_PROBE),
             settings=lambda: ChildSettings(self.config.health_check_timeout, self.config.restart_limit),
-            environ=os.environ | (self.plan.account.environ if self.plan.account else {}),
+            environ=passed_on(os.environ, self.plan.account),
+            room=Room(self.plan.lacking_room),
             keep_fds=(lock_descriptor,),
         )
 

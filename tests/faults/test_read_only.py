@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.supervisor.conftest import make  # noqa: F401 - a fixture
-from tests.supervisor.kiwi import Kiwi
+from tests.supervisor.kiwi import Kiwi, eventually
 
 Make = Callable[..., Kiwi]
 # A mount namespace of its own, so that no other process sees it; -r for those who are not root.
@@ -75,3 +79,73 @@ def test_the_lock_is_held_on_a_full_disk(make: Make) -> None:  # noqa: F811
     assert kiwi.get()[0] == 200
     assert kiwi.stop() == 0
     assert not [record for record in kiwi.logs() if "traceback" in record]
+
+
+def inside(kiwi: Kiwi, path: Path) -> Path:
+    """Return a path as a running Kiwi ID sees it, whose mounts are its own."""
+    return Path(f"/proc/{kiwi.process.pid}/root{path}")
+
+
+def fill(file: Path) -> None:
+    """Use up the whole file system."""
+    with suppress(OSError), file.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+
+
+def impatient(kiwi: Kiwi) -> Kiwi:
+    """Let nobody wait at the gate for long."""
+    kiwi.config.write_text(kiwi.config.read_text() + '\n[limits]\ngate_timeout = "1s"\n')
+    return kiwi
+
+
+TELLS = "kanidmd cannot run; serving what needs none, and trying again"
+
+
+@pytest.fixture(params=["scripted", pytest.param("real", marks=pytest.mark.kanidm)])
+def over(request: pytest.FixtureRequest, make: Make) -> Kiwi:  # noqa: F811
+    """An instance over the scripted kanidmd, which needs room at its start, and in a second run over the real one."""
+    if request.param == "real":
+        return impatient(make(request.getfixturevalue("kanidmd")))
+    kiwi = impatient(make())
+    kiwi.behave({"room": 1 << 20})
+    return kiwi
+
+
+def check_best_service(kiwi: Kiwi) -> None:
+    """Check what goes on without kanidmd: discovery, key set, probes, and 503 for the rest."""
+    assert kiwi.get("/livez")[0] == 200
+    assert kiwi.get("/readyz")[0] == 503
+    assert kiwi.get("/status")[0] == 503
+    assert "issuer" in json.loads(kiwi.get("/.well-known/openid-configuration")[1])
+    assert json.loads(kiwi.get("/oauth2/keys")[1])["keys"]
+
+
+def test_the_database_is_on_a_full_disk_when_kanidmd_restarts(over: Kiwi) -> None:
+    """Kiwi ID serves on what needs no kanidmd, says once why, and kanidmd runs again when there is room."""
+    directory = over.places.database.parent
+    over.start_ready(before=within(f"mount -t tmpfs -o size=24m,mode=700 none {directory}"))
+    filler = inside(over, directory / "filler")
+    fill(filler)
+    os.kill(over.child_pid(), signal.SIGKILL)
+    told = over.wait_log(TELLS)
+    assert told["why"] == f"the file system of {directory} is full"
+    check_best_service(over)
+    assert over.ask()["upstream"]["state"] == "backoff"
+    filler.unlink()
+    over.wait_log("there is room again; starting kanidmd")
+    eventually(lambda: over.get("/readyz")[0] == 200, "kanidmd serves again")
+    assert over.get("/status")[0] == 200
+    assert len(over.logs(msg=TELLS)) == 1
+    assert over.stop() == 0
+
+
+@pytest.mark.kanidm
+def test_the_place_of_kanidmds_socket_is_read_only(make: Make, kanidmd: Path) -> None:  # noqa: F811
+    """As kiwi-id init lays an instance out, kanidmd's socket is in runtime_dir, and it does not start without."""
+    kiwi = impatient(make(kanidmd))
+    runtime = kiwi.places.runtime_dir
+    kiwi.start(before=within(read_only(runtime)))
+    assert kiwi.wait_log(TELLS)["why"] == f"the file system of {runtime} is read-only"
+    check_best_service(kiwi)
+    assert kiwi.stop() == 0

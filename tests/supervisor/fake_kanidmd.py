@@ -4,11 +4,11 @@ Run as a script, with ``-IS`` so that it starts fast; it imports nothing of Kiwi
 list of one behaviour a life, the last of which repeats; what happens is appended to ``events.jsonl``. A behaviour's keys:
 
 ``print``: lines to print first; ``exit``: end with this code before readiness; ``exit_after``: ``[code, seconds]`` after it;
-``never_ready``: do not listen; ``hang``: accept and never answer; ``ready_after``: seconds until it listens; ``held``: it
-listens once there is a file ``go`` beside server.toml; ``early_hup``: take a HUP before readiness instead of dying of it;
-``ignore_term``; ``linger``: at a TERM stop listening, but serve open connections on for so many seconds; ``lose_terms``: so
-many TERMs have no effect; ``grandchild``: ``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe;
-``orphans``: so many (hundreds) when ready.
+``room``: write so many bytes beside the database, or end with 1 when there is no room; ``never_ready``: do not listen; ``hang``:
+accept and never answer; ``ready_after``: seconds until it listens; ``held``: it listens once there is a file ``go`` beside
+server.toml; ``early_hup``: take a HUP before readiness instead of dying of it; ``ignore_term``; ``linger``: at a TERM stop
+listening, but serve open connections on for so many seconds; ``lose_terms``: so many TERMs have no effect; ``grandchild``:
+``"group"`` or ``"session"``, a process that ignores TERM and holds the output pipe; ``orphans``: so many (hundreds) when ready.
 ``/slow?s=N`` is answered after N seconds, ``/headers`` with the request's head, everything else at once.
 """
 
@@ -60,6 +60,8 @@ class Fake:
             self.grandchild(kind)
         if "exit" in does:
             os._exit(does["exit"])
+        if size := does.get("room"):
+            self.need(size)
         time.sleep(does.get("ready_after", 0))
         while does.get("held") and not self.go.exists():
             time.sleep(0.01)
@@ -67,6 +69,17 @@ class Fake:
             while True:
                 signal.pause()
         self.serve()
+
+    def need(self, size: int) -> None:
+        """Write beside the database, as SQLite does at a start."""
+        file = Path(self.settings["db_path"] + "-wal")
+        try:
+            file.write_bytes(bytes(size))
+        except OSError as error:
+            os.write(1, f"{error}\n".encode())
+            os._exit(1)
+        finally:
+            file.unlink(missing_ok=True)
 
     def signalled(self, number: int, _frame: object) -> None:
         self.event("signal", name=signal.Signals(number).name)

@@ -15,6 +15,7 @@ import trio
 from kiwi_id.child import Child, ChildSettings
 from kiwi_id.errors import ChildUnavailable, ConfigError, Problem
 from kiwi_id.reaper import ChildProcess, Reaper
+from kiwi_id.room import Room
 from kiwi_id.state import ChildState, ChildStatus
 
 # No process has such an id, so nothing can be hit if a signal should escape.
@@ -46,6 +47,7 @@ class World(Reaper):
         self.settings = ChildSettings(start_timeout, limit)
         self.nursery: trio.Nursery
         self.check: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.lack = ""
         self.status = ChildStatus()
         self.states: list[tuple[float, ChildState]] = []
         self.status.on_change.append(lambda: self.states.append((trio.current_time(), self.status.state)))
@@ -56,7 +58,12 @@ class World(Reaper):
             probe=self.probe,
             settings=lambda: self.settings,
             environ={},
+            room=Room(self.look),
         )
+
+    async def look(self) -> str:
+        await trio.lowlevel.checkpoint()
+        return self.lack
 
     async def argv(self) -> list[str]:
         await self.check()
@@ -184,6 +191,51 @@ async def test_a_row_of_short_lives_gives_up(autojump_clock: object) -> None:
     assert len(one.lives) == 5
     assert caught.value.output == ["broken"] * 5
     assert [state for _, state in one.states][-2:] == [S.FAILED, S.STOPPED]
+
+
+async def test_a_full_disk_is_waited_for(autojump_clock: object, caplog: pytest.LogCaptureFixture) -> None:
+    """Without room it is tried every half a minute, for ever, and told once; with room again at once, and counted anew."""
+    one = world(*[Life(boots=9, lasts=0.2)] * 9, Life(), limit=5)
+    one.lack = "the disk is full"
+
+    async def then() -> None:
+        await trio.sleep(95)
+        assert one.status.state is S.BACKOFF
+        assert len(one.lives) == 8
+        one.lack = ""
+        await one.stop_after(10)
+
+    await one.live(then)
+    pauses = [after.began - before.ended for before, after in zip(one.lives[4:], one.lives[5:], strict=False)]
+    assert pauses[:3] == pytest.approx([30, 30, 30])
+    assert one.lives[8].began < 97
+    assert one.lives[9].ended > one.lives[9].began + 5
+    assert [record.message for record in caplog.records if "cannot run" in record.message] == [
+        "kanidmd cannot run; serving what needs none, and trying again"
+    ]
+
+
+async def test_a_broken_kanidmd_with_room_gives_up(autojump_clock: object) -> None:
+    """When there is room again and it still does not live, a row of short lives gives up as ever."""
+    one = world(Life(boots=9, lasts=0.2), limit=5)
+    one.lack = "the disk is full"
+
+    async def then() -> None:
+        await trio.sleep(95)
+        one.lack = ""
+
+    with pytest.raises(ChildUnavailable, match="ended 5 times in a row"):
+        await one.live(then)
+    assert len(one.lives) == 13
+
+
+async def test_a_stop_cuts_the_wait_for_room(autojump_clock: object) -> None:
+    """Nobody waits for the end of a pause that is over."""
+    one = world(Life(boots=9, lasts=0.2), limit=2)
+    one.lack = "the disk is full"
+    await one.live(lambda: one.stop_after(20.5))
+    assert trio.current_time() == pytest.approx(20.5)
+    assert one.status.state is S.STOPPED
 
 
 async def test_a_long_life_begins_the_count_anew(autojump_clock: object) -> None:

@@ -31,7 +31,7 @@ def _assert_unprivileged(pid: int) -> None:
     assert found["Gid"].split() == [str(user.gid)] * 4
     assert found["Groups"] == ""
     assert found["NoNewPrivs"] == "1"
-    assert [int(found[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")] == [0] * 3
+    assert [int(found[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")] == [0] * 4
 
 
 def test_kanidmd_runs_as_another_user(make: Make, binary: Path) -> None:
