@@ -8,6 +8,8 @@ elsewhere nor neighbours behind the same address can shut it out; strangers are 
 from __future__ import annotations
 
 import ipaddress
+import re
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -23,6 +25,10 @@ TWENTIETH = 0.05
 # A month: people come back after their holidays.
 KNOWN_FOR = 30 * 86400.0
 _IPV6_PREFIX = 64
+# Whose UUID it is nobody here knows, so its failures cannot be counted with those of the name: they come on top. Kanidm locks an
+# account after a hundred in a day, of which the limits of names leave 96 at most; this leaves 3, and nobody types a UUID.
+BY_UUID = Rate(2, 2 * 86400.0)
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @lru_cache(maxsize=4096)
@@ -72,21 +78,36 @@ class Ledger:
         self._limits = limits
         self.failures = 0
         self._places, self._names, self._pairs = (Buckets(rate, most) for rate in self._rates(protection))
+        self._uuids = Buckets(self._rate_by_uuid(protection), most)
         self._known: Memory[tuple[str, str], bool] = Memory(most, KNOWN_FOR)
 
     def __len__(self) -> int:
         """How many places, names and pairs something is kept about."""
-        return len(self._places) + len(self._names) + len(self._pairs) + len(self._known)
+        return len(self._places) + len(self._names) + len(self._pairs) + len(self._uuids) + len(self._known)
 
     def _rates(self, protection: Protection) -> list[Rate | None]:
         keys = (self._limits.place, self._limits.name, self._limits.pair)
         return [getattr(protection, key) if key else None for key in keys]
+
+    def _rate_by_uuid(self, protection: Protection) -> Rate | None:
+        """Only accounts have one; and where names are not limited, neither are UUIDs."""
+        of_names = protection.login_failures_per_account, protection.login_failures_per_account_and_address
+        return BY_UUID if self._limits.name and any(of_names) else None
+
+    def _by_uuid(self, place: str, names: tuple[str, ...], strangers: tuple[str, ...]) -> Iterator[tuple[str, str, Hashable]]:
+        """Yield the buckets of those names that are UUIDs: limit, name and key. All accounts at a place share one for strangers."""
+        for name in filter(_UUID.fullmatch, names):
+            yield self._limits.pair, name, (name, place)
+            if name in strangers:
+                yield self._limits.name, name, name
+                yield self._limits.pair, name, ("", place)
 
     def change(self, protection: Protection) -> None:
         """Put other limits into force; what was counted stays counted."""
         now = trio.current_time()
         for buckets, rate in zip((self._places, self._names, self._pairs), self._rates(protection), strict=True):
             buckets.change(rate, now)
+        self._uuids.change(self._rate_by_uuid(protection), now)
 
     def attempt(self, client: str, names: tuple[str, ...]) -> Attempt | Over:
         """Let a client try for ``names`` (usually one; none when it is not known for whom), or say how long it has to wait.
@@ -97,6 +118,7 @@ class Ledger:
         strangers = tuple(name for name in names if not self._known.get((name, place), now))
         waits = [Over(self._limits.pair, self._pairs.wait((name, place), now), name) for name in names]
         waits += [Over(self._limits.name, self._names.wait(name, now), name) for name in strangers]
+        waits += [Over(limit, self._uuids.wait(key, now), name) for limit, name, key in self._by_uuid(place, names, strangers)]
         strange = bool(strangers) or not names
         if strange:
             waits.append(Over(self._limits.place, self._places.wait(place, now)))
@@ -117,6 +139,8 @@ class Ledger:
             self._pairs.spend((name, place), now)
         for name in strangers:
             self._names.spend(name, now)
+        for _, _, key in self._by_uuid(place, names, strangers):
+            self._uuids.spend(key, now)
 
     def give_back(self, place: str, share: float) -> None:
         """Return to a place what it paid in advance, but for ``share``."""

@@ -18,6 +18,7 @@ USUAL = Protection(**{name: key.parse(key.default) for name, key in PROTECTION_K
 OFF = Protection(**dict.fromkeys(PROTECTION_KEYS))
 HERE, THERE = "192.0.2.7", "198.51.100.9"
 DAY = 86400.0
+UUID = "0e8f2a6c-6a5e-4d0a-9d5f-0c4c1b4f0c11"
 
 
 def _fail(ledger: Ledger, client: str, *names: str) -> Over | None:
@@ -66,6 +67,53 @@ async def test_many_addresses_cannot_either(mock_clock: MockClock) -> None:
     over = _fail(ledger, "203.0.113.1", "alice")
     assert isinstance(over, Over)
     assert (over.limit, over.name) == ("login_failures_per_account", "alice")
+
+
+async def test_a_uuid_adds_next_to_nothing(mock_clock: MockClock) -> None:
+    """One address, and many together, stay below a hundred a day also when they name the account by its UUID as well."""
+    for clients in ([HERE], [f"198.51.100.{number}" for number in range(100)]):
+        ledger, count = Ledger(LOGINS, USUAL), 0
+        for turn in range(24 * 60):
+            client = clients[turn % len(clients)]
+            count += _fail(ledger, client, "alice") is None
+            count += _fail(ledger, client, UUID) is None
+            mock_clock.jump(60.0)
+        assert 48 <= count < 100, clients[:2]
+
+
+async def test_uuids_of_all_accounts_at_an_address_share_their_tries(mock_clock: MockClock) -> None:
+    """What is left for UUIDs is little, and none may pay for another's; whoever uses the own name does not notice."""
+    ledger = Ledger(LOGINS, USUAL)
+    others = [f"{number:08x}{UUID[8:]}" for number in range(9)]
+    assert sum(_fail(ledger, HERE, name) is None for name in others) == 2
+    over = _pass(ledger, HERE, UUID)
+    assert isinstance(over, Over)
+    assert (over.limit, over.name) == ("login_failures_per_account_and_address", UUID)
+    assert _pass(ledger, HERE, "alice") is None
+    assert _pass(ledger, THERE, UUID) is None
+
+
+async def test_a_uuid_that_is_right_is_never_held_back(mock_clock: MockClock) -> None:
+    """A program that logs in by UUID costs nothing, and is known: neither neighbours nor strangers elsewhere shut it out."""
+    ledger = Ledger(LOGINS, USUAL)
+    for _ in range(100):
+        assert _pass(ledger, HERE, UUID) is None
+    for number in range(9):
+        _fail(ledger, HERE, f"{number:08x}{UUID[8:]}")
+        _fail(ledger, THERE, UUID)
+    assert _pass(ledger, HERE, UUID) is None
+    assert isinstance(_pass(ledger, "203.0.113.1", UUID), Over)
+
+
+async def test_uuids_without_limits(mock_clock: MockClock) -> None:
+    """Where accounts are not limited, their UUIDs are not, at once and after a reload; clients that look like one never are."""
+    ledger, tokens = Ledger(LOGINS, USUAL), Ledger(TOKENS, replace(USUAL, token_failures_per_client=None))
+    for _ in range(9):
+        _fail(ledger, HERE, UUID)
+        assert _fail(tokens, HERE, UUID) is None
+    assert isinstance(_fail(ledger, HERE, UUID), Over)
+    ledger.change(OFF)
+    assert _fail(ledger, HERE, UUID) is None
 
 
 async def test_who_is_known_is_not_shut_out_by_strangers(mock_clock: MockClock) -> None:
