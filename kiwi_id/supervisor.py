@@ -177,7 +177,7 @@ class Supervisor:
             return RestartSettings(drain, self.config.health_check_timeout)
 
         front = self.front
-        return Restarter(child=self.child, status=self.status, hold=front.gate.hold, pool=front.pool, settings=settings)
+        return Restarter(child=self.child, status=self.status, gate=front.gate, pool=front.pool, settings=settings)
 
     async def _run_child(self, *, task_status: trio.TaskStatus[None]) -> None:
         try:

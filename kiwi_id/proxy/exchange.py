@@ -31,6 +31,8 @@ class Aborted(Exception):
 class Exchange(ABC):
     """A request (attributes) and the means to answer it (methods).
 
+    ``held_up`` while it waits for its client to send more of the body or to take more of the answer.
+
     ``target`` is path and query, ``path`` without the query; ``headers`` are lower-case names; ``has_body`` tells whether a
     request body follows; ``status``, ``sent_bytes``, ``received_bytes`` count for the log; ``notes`` are extra log fields.
     """
@@ -48,6 +50,7 @@ class Exchange(ABC):
     status: int = 0
     sent_bytes: int = 0
     received_bytes: int = 0
+    held_up: bool = False
     notes: dict[str, object]
 
     @property

@@ -72,17 +72,17 @@ class Forwarder:
             raise BadRequest(503, "too_many_uploads", message, retry_after=RETRY_AFTER)
         self._uploads += 1
         try:
-            await self._serve(exchange)
+            await self._serve(exchange, upload=True)
         finally:
             self._uploads -= 1
 
-    async def _serve(self, exchange: Exchange) -> None:
+    async def _serve(self, exchange: Exchange, *, upload: bool = False) -> None:
         headers = rules.to_upstream(exchange.headers, exchange.origin, exchange.request_id)
         repeatable = exchange.method in _REPEATABLE and not exchange.has_body
         repeats, second_life = 0, False
         while True:
             try:
-                await self._gate.wait_open(exchange)
+                await self._gate.wait_open(exchange, upload=upload)
                 life = self._gate.life
                 upstream = (self._pool.take() if not repeats else None) or await self._acquire(fresh=repeats > 0)
                 return await self._attempt(exchange, upstream, headers)
@@ -130,6 +130,7 @@ class Forwarder:
         body = exchange.body_at_hand()
         patience = self._settings().limits.upstream_timeout
         upstream.patience = patience
+        upstream.place.exchange = exchange
         try:
             if body is not None:
                 await upstream.send_head(exchange.method, exchange.target, headers, body)

@@ -33,14 +33,18 @@ class Gate:
         self.waiting = 0
         self.held = 0
 
-    async def wait_open(self, exchange: Exchange) -> None:
-        """Return as soon as the child serves. Raises Shut, or ClientGone when the client leaves meanwhile."""
-        if self._status.serving and self.hold.passes(exchange):
+    async def wait_open(self, exchange: Exchange, *, upload: bool = False) -> None:
+        """Return as soon as the child serves; ``upload``: its body is passed on at the speed of its client.
+
+        Raises Shut, or ClientGone when the client leaves meanwhile.
+        """
+        if self._status.serving and self.hold.passes(exchange, upload=upload):
             return
+        limits = self._settings().limits
         began = trio.current_time()
         try:
             with self._place(_size(exchange)):
-                if await exchange.attended(lambda: self.hold.wait_serving(self._status), self._settings().limits.gate_timeout):
+                if await exchange.attended(lambda: self.hold.wait_serving(self._status, upload=upload), limits.gate_timeout):
                     return
         except TooSlow:
             pass
@@ -56,6 +60,12 @@ class Gate:
             if await self._status.wait_serving():
                 return
         raise Shut
+
+    @property
+    def crowded(self) -> bool:
+        """Whether half of what may wait is waiting: from here on it is a matter of seconds until the next are refused."""
+        limits = self._settings().limits
+        return 2 * self.waiting >= limits.gate_requests or 2 * self.held >= limits.gate_bytes
 
     @property
     def life(self) -> int | None:

@@ -1,4 +1,8 @@
-"""The hold: what shuts the gate while the child still serves, before a planned restart, to all but logins that have begun."""
+"""The hold: what shuts the gate while the child still serves, before a planned restart.
+
+First to uploads alone, because nobody but their clients knows how long they take, while those that have begun come to their end;
+then to all but logins that have begun.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ class Hold:
 
     def __init__(self) -> None:
         self._opened: trio.Event | None = None
+        self._opened_to_uploads: trio.Event | None = None
         self.last_login = float("-inf")
 
     @contextmanager
@@ -33,8 +38,20 @@ class Hold:
             self._opened.set()
             self._opened = None
 
-    def passes(self, exchange: Exchange) -> bool:
+    @contextmanager
+    def shut_to_uploads(self) -> Iterator[None]:
+        """Hold new uploads for the time of the block."""
+        self._opened_to_uploads = trio.Event()
+        try:
+            yield
+        finally:
+            self._opened_to_uploads.set()
+            self._opened_to_uploads = None
+
+    def passes(self, exchange: Exchange, *, upload: bool) -> bool:
         """Tell whether a request may pass now."""
+        if upload and self._opened_to_uploads is not None:
+            return False
         if self._opened is None:
             return True
         if not _continues_login(exchange):
@@ -42,10 +59,10 @@ class Hold:
         self.last_login = trio.current_time()
         return True
 
-    async def wait_serving(self, status: ChildStatus) -> bool:
+    async def wait_serving(self, status: ChildStatus, *, upload: bool) -> bool:
         """Wait until it is open and the child serves; False as soon as that is over for good."""
-        while self._opened is not None:
-            await self._opened.wait()
+        while (opened := self._opened_to_uploads if upload and self._opened is None else self._opened) is not None:
+            await opened.wait()
         return await status.wait_serving()
 
 

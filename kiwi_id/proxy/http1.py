@@ -140,12 +140,15 @@ class Http1Exchange(Exchange):
                 yield piece
             if ended:
                 return
+            self.held_up = True
             try:
                 data = await pace.receive(connection.stream)
             except TooSlowClient:
                 raise BadRequest(408, "slow_body", "The request body took too long to arrive.") from None
             except _GONE:
                 raise ClientGone from None
+            finally:
+                self.held_up = False
             if not data:
                 connection.eof = True
                 raise ClientGone
@@ -197,6 +200,7 @@ class Http1Exchange(Exchange):
         with trio.CancelScope() as scope, suppress(TooSlowClient):
             reader = Scope(scope)
             readers.join(reader)
+            self.held_up = True
             try:
                 # Each of them may hold a connection to kanidmd, with an answer on it that is not read to its end.
                 if len(readers) > max(1, self._limits.upstream_connections // 4):
@@ -204,6 +208,7 @@ class Http1Exchange(Exchange):
                 await pace.send(self._connection.stream, data)
                 return
             finally:
+                self.held_up = False
                 readers.leave(reader)
         self._connection.shared.refusals.count("slow_reader", self.peer[0])
         self.notes["error"] = "slow_reader"

@@ -11,7 +11,7 @@ import trio
 from kiwi_id.kanidm.pin import UpstreamPin
 from kiwi_id.kanidm.probe import acknowledge_now, connect
 from kiwi_id.proxy import writer
-from kiwi_id.proxy.exchange import TooSlow
+from kiwi_id.proxy.exchange import Exchange, TooSlow
 from kiwi_id.proxy.parser import BadResponse, ResponseHead, ResponseParser
 from kiwi_id.proxy.rules import Headers
 from kiwi_id.proxy.stream import Stream
@@ -32,6 +32,20 @@ class UpstreamLost(Exception):
         self.sent = sent
 
 
+class Place:
+    """A place among the connections to kanidmd. ``exchange``: the request that has it, where it is a client's and not our own."""
+
+    __slots__ = ("exchange",)
+
+    def __init__(self) -> None:
+        self.exchange: Exchange | None = None
+
+    @property
+    def held_up(self) -> bool:
+        """Whether it is the client that the request waits for, and not kanidmd."""
+        return self.exchange is not None and self.exchange.held_up
+
+
 class Upstream:
     """One HTTP/1.1 connection to kanidmd; every failure of it raises UpstreamLost.
 
@@ -42,7 +56,7 @@ class Upstream:
     def __init__(self, stream: Stream, life: int) -> None:
         self._stream = stream
         self.life = life
-        self.borrower: object = None
+        self.place = Place()
         self.response = ResponseParser(b"")
         self._ended = False  # the request has been sent to its end
         self._chunked = False
@@ -175,6 +189,10 @@ class Pool:
         """Change the cap on connections; those above it end as they are given back."""
         self.limiter.total_tokens = size
 
+    def places(self) -> set[Place]:
+        """Return the places that are taken: one for each request in flight."""
+        return {borrower for borrower in self.limiter.statistics().borrowers if isinstance(borrower, Place)}
+
     def child_ended(self) -> None:
         """Forget every connection of the life of the child that has just ended."""
         self._life += 1
@@ -184,19 +202,19 @@ class Pool:
 
     def take(self) -> Upstream | None:
         """Take an idle connection, when there are one and a place for it right now; else wait for :meth:`acquire`."""
-        borrower = object()
         if self._idle and self.limiter.available_tokens >= 1:
-            self.limiter.acquire_on_behalf_of_nowait(borrower)
-            if (upstream := self._pop(borrower)) is not None:
+            place = Place()
+            self.limiter.acquire_on_behalf_of_nowait(place)
+            if (upstream := self._pop(place)) is not None:
                 return upstream
-            self.limiter.release_on_behalf_of(borrower)
+            self.limiter.release_on_behalf_of(place)
         return None
 
-    def _pop(self, borrower: object) -> Upstream | None:
+    def _pop(self, place: Place) -> Upstream | None:
         while self._idle:
             upstream = self._idle.pop()
             if upstream.is_quiet():
-                upstream.borrower = borrower
+                upstream.place = place
                 return upstream
             upstream.close()
         return None
@@ -207,10 +225,10 @@ class Pool:
         Raises UpstreamLost with ``sent=False`` when none can be opened. Waits for a free place: bound it.
         """
         # Borrowed on behalf of the connection and not of the task: one task may hold two for a moment, while it retries.
-        borrower = object()
-        await self.limiter.acquire_on_behalf_of(borrower)
+        place = Place()
+        await self.limiter.acquire_on_behalf_of(place)
         try:
-            if not fresh and (idle := self._pop(borrower)) is not None:
+            if not fresh and (idle := self._pop(place)) is not None:
                 return idle
             life = self._life
             try:
@@ -219,15 +237,15 @@ class Pool:
                 raise UpstreamLost(
                     f"cannot connect to kanidmd on {self._address}: {error.__cause__ or error}", sent=False
                 ) from None
-            upstream.borrower = borrower
+            upstream.place = place
         except BaseException:
-            self.limiter.release_on_behalf_of(borrower)
+            self.limiter.release_on_behalf_of(place)
             raise
         return upstream
 
     def release(self, upstream: Upstream) -> None:
         """Give a connection back; it is kept when it can take another request and its child still lives."""
-        self.limiter.release_on_behalf_of(upstream.borrower)
+        self.limiter.release_on_behalf_of(upstream.place)
         if upstream.life == self._life and len(self._idle) < MOST_IDLE and upstream.recycle():
             self._idle.append(upstream)
         else:
