@@ -81,7 +81,7 @@ class Restarter:
             if not self._status.serving:
                 return Restart(ok=False, error="kanidmd is not ready, so it cannot be restarted in order")
             self._held_since = trio.current_time()
-            old, serves = self._status.pid, False
+            old, serves = self._status.pid, None
             log.info("restarting the child", reason=reason, pid=old, in_flight=len(self._pool.places()))
             cut = await self._replace(old, reason, settings)
             with trio.move_on_after(settings.start_timeout):
@@ -89,6 +89,8 @@ class Restarter:
             held_ms = round((trio.current_time() - self._held_since) * 1000)
             if not serves:
                 error = f"kanidmd was not ready within {settings.start_timeout:g} s after the restart: see the log"
+                if serves is not None:  # it is over before that time is
+                    error = f"kanidmd did not come back (last: {self._last_end()}) and is not started any more: see the log"
                 return Restart(ok=False, held_ms=held_ms, cut=cut, error=error)
             log.info("restarted the child", held_ms=held_ms, cut=cut, pid=self._status.pid)
             return Restart(ok=True, held_ms=held_ms, cut=cut, pid=self._status.pid)
@@ -148,6 +150,9 @@ class Restarter:
             if not any(not place.held_up or (patient and place not in overdue) for place in self._pool.places()):
                 return
             await trio.sleep(_POLL)
+
+    def _last_end(self) -> str:
+        return self._status.history[-1].reason if self._status.history else "it has not ended"
 
     def _child_changed(self, old: int | None) -> bool:
         return self._status.pid != old

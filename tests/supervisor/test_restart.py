@@ -278,6 +278,17 @@ def test_a_next_one_that_does_not_come_is_told(kiwi: Kiwi) -> None:
     assert kiwi.get() == (200, "life 2")
 
 
+def test_a_kanidmd_that_ends_again_and_again_is_told_as_that(kiwi: Kiwi) -> None:
+    """Who waits for the next kanidmd hears that it has been given up, and how it ended; not that a time is over which is not."""
+    kiwi.set(restart_limit="=2", health_check_timeout="10m")
+    kiwi.behave({}, {"exit": 3})
+    kiwi.start_ready()
+    done = kiwi.cli("restart-upstream")
+    assert done.returncode == 69
+    assert "kanidmd did not come back (last: exit code 3) and is not started any more" in done.stderr
+    assert kiwi.wait() == 69
+
+
 def test_a_crash_during_the_drain_is_a_restart(kiwi: Kiwi) -> None:
     """A kanidmd that dies while it is being drained is followed by the next as ever; the command waits for that one."""
     kiwi.set(shutdown_timeout="16s")
