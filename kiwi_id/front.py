@@ -87,7 +87,7 @@ class Front:
             **dict.fromkeys(KANIDM_LOGIN, self._resume),
         }
         router = Router(ours, self.login_guard.otherwise)
-        self.listener = Listener(plan.sockets, tls=plan.tls, handler=router, settings=self._current)
+        self.listener = Listener(plan.sockets, tls=plan.tls, handler=router, settings=self._current, inherited=bool(plan.inherited))
 
     def _current(self) -> Settings:
         return self.settings

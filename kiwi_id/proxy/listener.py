@@ -21,6 +21,7 @@ from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance.files import require_file
 from kiwi_id.logs import Log
 from kiwi_id.proxy import pages
+from kiwi_id.proxy.arrivals import BACKLOG, Arrivals
 from kiwi_id.proxy.connection import Connection, Settings
 from kiwi_id.proxy.crowd import Scope, Shared
 from kiwi_id.proxy.exchange import Handler
@@ -31,7 +32,6 @@ from kiwi_id.values import Address
 
 log = Log("front")
 
-_BACKLOG = 1024
 # Connections that are told at once why they are not served; more are closed without a word, which holds nothing.
 _MOST_TOLD = 32
 
@@ -52,7 +52,7 @@ def bind(address: Address) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             sock.bind(where)
-            sock.listen(_BACKLOG)
+            sock.listen(BACKLOG)
     except OSError as error:
         for sock in sockets:
             sock.close()
@@ -94,7 +94,10 @@ def tls_context(config: Config) -> ssl.SSLContext | None:
 
 
 class Listener:
-    """Accepts on bound sockets. ``tls`` may be replaced at any time; connections that are open keep theirs."""
+    """Accepts on bound sockets. ``tls`` may be replaced at any time; connections that are open keep theirs.
+
+    ``inherited`` sockets are somebody else's, who goes on listening: what is not accepted at our end is left to the next process.
+    """
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class Listener:
         handler: Handler,
         settings: Callable[[], Settings],
         refusals: Refusals | None = None,
+        inherited: bool = False,
     ) -> None:
         self.tls = tls
         self.shared = Shared(refusals)
@@ -112,7 +116,7 @@ class Listener:
         self._of_address: Counter[str] = Counter()
         self._told = 0
         self._handler, self._settings = handler, settings
-        self._listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+        self._sockets, self._inherited = sockets, inherited
         self.addresses = [Address(*sock.getsockname()[:2]) for sock in sockets]
         self._accepting = trio.CancelScope()
 
@@ -124,11 +128,12 @@ class Listener:
             log.info("listening", addresses=[str(address) for address in self.addresses], tls=self.tls is not None)
 
     async def _accept(self, connections: trio.Nursery) -> None:
+        def last(stream: trio.SocketStream) -> None:
+            connections.start_soon(self._serve, stream)
+
+        listeners = [Arrivals(sock, None if self._inherited else last) for sock in self._sockets]
         with self._accepting:
-            # Trio's loop rides out EMFILE and the like by itself: it waits a moment and accepts again.
-            await trio.serve_listeners(self._serve, self._listeners, handler_nursery=connections)
-        for listener in self._listeners:
-            await listener.aclose()
+            await trio.serve_listeners(self._serve, listeners, handler_nursery=connections)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         """Serve one client. Nothing that goes wrong here may end more than this one connection."""
