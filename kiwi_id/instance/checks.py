@@ -21,6 +21,7 @@ from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.forward_auth.rules import Rules
 from kiwi_id.identities.secret_files import of_state_file
 from kiwi_id.instance import access, certs
+from kiwi_id.instance.holders import listeners
 from kiwi_id.instance.layout import SOCKET_PATH_MAX
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.server_toml import ServerToml
@@ -165,6 +166,11 @@ def _ports(instance: Config, server: ServerToml | None) -> list[Finding]:
     for key, address in addresses:
         where = instance.path if key == "listen_addr" else instance.upstream_config
         problem = _bind_problem(str(where), key, address)
+        if problem and key == "listen_addr" and set(listeners(address.port).values()) == {"systemd"}:
+            # It is handed over at the start; whether by our unit or for another program, only systemd knows.
+            text = f"{address}: held by systemd, as it is with kiwi-id.socket ('systemctl list-sockets' tells whose it is)"
+            findings.append(Finding("ports", "ok", text))
+            continue
         findings += _wrong("ports", [problem]) if problem else [Finding("ports", "ok", f"{address}: free")]
     return findings
 
@@ -227,10 +233,11 @@ def _directories(instance: Config, server: ServerToml | None) -> list[Finding]:
         found = f"{instance.control_socket}, too long for a socket"
         problems.append(Problem(where, "runtime_dir", found, f"{SOCKET_PATH_MAX} bytes with the socket's name", "Shorten it."))
     if instance.log_file:
-        problems += _unwritable(where, "log_file", instance.log_file.parent)
+        # Warnings: Kiwi ID starts, tells it on standard error, and tries again every few seconds.
+        warned += _unwritable(where, "log_file", instance.log_file.parent)
         kind = _mode(instance.log_file)
         if kind is not None and not (stat.S_ISREG(kind) and os.access(instance.log_file, os.W_OK)):
-            problems.append(Problem(where, "log_file", f"{instance.log_file}, not writable", "a writable file", ""))
+            warned.append(Problem(where, "log_file", f"{instance.log_file}, not writable", "a writable file", ""))
     names = [server.db_path.parent] if server and not instance.upstream_user else []
     names += [instance.runtime_dir, *([instance.log_file.parent] if instance.log_file else [])]
     return _report("directories", problems, warned, ", ".join(map(str, names)) + ": writable")

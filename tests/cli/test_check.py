@@ -111,6 +111,7 @@ def test_everything_wrong_is_told_in_one_run(instance: Path, tmp_path: Path) -> 
     (instance / "var/lib/upstream").rmdir()
     with socket.create_server(("127.0.0.1", instance_config.listen_addr.port)):
         found = bad(instance)
+        warned = bad(instance, status="warning")
     words = {
         "server.toml": "an address that serves upstream_addr",
         "binary": "If you replaced kanidmd on purpose, run 'kiwi-id pin'",
@@ -120,7 +121,8 @@ def test_everything_wrong_is_told_in_one_run(instance: Path, tmp_path: Path) -> 
     }
     for area, text in words.items():
         assert any(text in message for there, message in found if there == area), (area, found)
-    assert sum(area == "directories" for area, _ in found) == 2
+    assert sum(area == "directories" for area, _ in found) == 1
+    assert any("var/log/kiwi, which does not exist" in message for area, message in warned if area == "directories")
 
 
 @pytest.mark.parametrize(
@@ -230,6 +232,33 @@ def test_ports_in_use_by_a_running_kiwi_id_are_fine(instance: Path) -> None:
     assert json.loads(asked[0]) == {"command": "status"}
 
 
+HOLD = """
+import socket, sys, time
+held = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+open("/proc/self/comm", "w").write(sys.argv[2])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("name", "fine"), [("systemd", True), ("nginx", False)])
+def test_a_port_that_systemd_holds(instance: Path, name: str, fine: bool) -> None:
+    """With socket activation the port is taken before the start, and that is as it should be; by another program it is not."""
+    listen = config.load(instance / "etc/kiwi/config.toml").listen_addr
+    command = [sys.executable, "-c", HOLD, str(listen.port), name]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            report = check(instance)
+        finally:
+            holder.kill()
+    assert report["ok"] is fine
+    message = next(finding["message"] for finding in report["findings"] if finding["area"] == "ports")
+    assert ("held by systemd" in message) is fine
+    assert ("address already in use" in message) is not fine
+
+
 def test_another_program_on_the_control_socket_is_not_kiwi_id(instance: Path) -> None:
     """Whatever answers something else does not make a taken port ours."""
     made = config.load(instance / "etc/kiwi/config.toml")
@@ -247,12 +276,15 @@ def test_runtime_dir_need_not_exist_yet(instance: Path) -> None:
 
 
 def test_directories_that_may_not_be_written(instance: Path) -> None:
-    """Read-only directories are found before kanidmd trips over them."""
-    directory = instance / "var/log/kiwi"
+    """Read-only directories are found before kanidmd trips over them; one for logs alone stops no start, and is a warning."""
+    (instance / "var/log/kiwi").chmod(0o555)
+    directory = instance / "var/lib/upstream"
     directory.chmod(0o555)
     if os.access(directory, os.W_OK):
         pytest.skip("this user may write everywhere (root with CAP_DAC_OVERRIDE)")
-    assert "may not write" in bad(instance)[0][1]
+    ((_, wrong),) = bad(instance)
+    assert "var/lib/upstream, where this user may not write" in wrong
+    assert any("var/log/kiwi, where this user may not write" in message for _, message in bad(instance, status="warning"))
 
 
 @pytest.fixture
@@ -297,7 +329,7 @@ def closed(*directories: Path) -> Iterator[None]:
     ],
 )
 def test_directories_that_may_not_be_entered(instance: Path, modes_count: list[str], place: str, words: str) -> None:
-    """For a user who is kept out of a directory, that is a finding like any other and exit code 78, not a traceback."""
+    """For a user who is kept out of a directory, that is a finding like any other, and exit code 78 if it would stop a start."""
     binary = instance / "opt/upstream/bin/kanidmd"
     (instance.parent / "kanidmd").rename(binary)
     edit(instance / "etc/kiwi/config.toml", str(instance.parent / "kanidmd"), str(binary))
@@ -313,7 +345,7 @@ def test_directories_that_may_not_be_entered(instance: Path, modes_count: list[s
             timeout=60,
             check=False,
         )
-    assert (done.stderr, done.returncode) == ("", Exit.CONFIG)
+    assert (done.stderr, done.returncode) == ("", Exit.OK if place.startswith("var/log") else Exit.CONFIG)
     assert any(words in finding["message"] for finding in json.loads(done.stdout)["findings"]), done.stdout
 
 
