@@ -187,7 +187,7 @@ class Connection:
         request = parse_request(head)
         headers = request.headers
         host = next((value for name, value in headers if name == b"host"), None)
-        target = rules.origin_form(request.method, request.target, host)
+        target, host = rules.origin_form(request.method, request.target, host)
         settings = self.settings()
         self._guard = settings.guard
         exchange = Http1Exchange(self, settings.limits, request, target)

@@ -36,6 +36,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 # One parameter of Forwarded and what stands behind it (RFC 7239 §4), without escapes, which no address or host needs.
 _PARAMETER = re.compile(rb'[ \t]*([A-Za-z-]+)=("[^"\\]*"|[^\s;,"]+)[ \t]*([;,]|\Z)')
+_PORTS = {b"http": b"80", b"https": b"443"}
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,128}")
 
 _HOP_BY_HOP = frozenset(
@@ -81,8 +82,12 @@ def check_framing(version: bytes, headers: Iterable[Header]) -> None:
         raise BadRequest(400, "ambiguous_length", "Content-Length must be there once and be one number.")
 
 
-def origin_form(method: bytes, target: bytes, host: bytes | None) -> bytes:
-    """Return the request target as path and query (RFC 9112 §3.2). Raises BadRequest for what a front does not serve."""
+def origin_form(method: bytes, target: bytes, host: bytes | None) -> tuple[bytes, bytes | None]:
+    """Return the request target as path and query (RFC 9112 §3.2), and the host that is asked for.
+
+    Of a target with a host of its own a server has to believe that one (§3.2.2); where Host names another, somebody before us may
+    have believed Host, so that is refused. Raises BadRequest for it, and for what a front does not serve.
+    """
     if method == b"CONNECT":
         raise BadRequest(400, "connect_refused", "This is no forward proxy: CONNECT is not served.")
     if host is not None and not _HOST.fullmatch(host):
@@ -90,14 +95,23 @@ def origin_form(method: bytes, target: bytes, host: bytes | None) -> bytes:
     if target.startswith(b"/"):
         if b"#" in target:
             raise BadRequest(400, "bad_target", "A request target has no fragment.")
-        return target
+        return target, host
     scheme, colon, rest = target.partition(b"://")
-    if colon and scheme.lower() in (b"http", b"https"):
+    if colon and scheme.lower() in _PORTS:
         authority, slash, path = rest.partition(b"/")
-        if host is not None and authority.lower() == host.lower() and b"#" not in path and b"?" not in authority:
-            return slash + path or b"/"
+        own = _without_port(authority, scheme)
+        if not own or b"#" in path or not _HOST.fullmatch(authority):
+            raise BadRequest(400, "bad_target", "The request target is not an address with a host and no fragment.")
+        if host is None or own == _without_port(host, scheme):
+            return slash + path or b"/", authority if host is None else host
         raise BadRequest(400, "other_host", "The request target names another host than the Host header.")
     raise BadRequest(400, "bad_target", "The request target must be a path.")
+
+
+def _without_port(host: bytes, scheme: bytes) -> bytes:
+    """Return a host without the port that its scheme has anyhow, in lower case: what is compared (RFC 9110 §4.2.3)."""
+    name, colon, port = host.lower().rpartition(b":")
+    return name if colon and port in (b"", _PORTS[scheme.lower()]) else host.lower()
 
 
 def request_id(headers: Iterable[Header]) -> bytes:

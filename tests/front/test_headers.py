@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from kiwi_id.proxy.connection import Settings
+from kiwi_id.proxy.guard import Guard
 from tests.front.conftest import Front
 
 HOST = b"Host: id.example.com\r\n"
@@ -233,6 +235,27 @@ async def test_absolute_form(front: Front) -> None:
         (b"http://ID.example.com/a?b", b"/a?b"),
         (b"https://id.example.com", b"/"),
         (b"HTTP://id.example.com/", b"/"),
+        (b"http://id.example.com:80/x", b"/x"),
+        (b"https://id.example.com:443/", b"/"),
+        (b"https://id.example.com:/", b"/"),
     ]:
         request = await sent(front, b"", b"GET " + target + b" HTTP/1.1")
         assert request.startswith(b"GET " + path + b" HTTP/1.1\r\n")
+
+
+async def test_absolute_form_and_a_default_port_in_host(front: Front) -> None:
+    """A port that the scheme has anyhow makes no other host (RFC 9110 §4.2.3); kanidmd gets the Host that was sent."""
+    reply = await front.ask(b"GET http://id.example.com/ HTTP/1.1\r\nHost: id.example.com:80\r\n\r\n")
+    assert reply.status == 200
+    assert b"\r\nhost: id.example.com:80\r\n" in front.kanidm.requests[0]
+
+
+async def test_absolute_form_without_host(front: Front) -> None:
+    """HTTP/1.0 has no Host: the target's own authority is the host (RFC 9112 §3.2.2), for kanidmd and for whoever judges it."""
+    front.settings = Settings(front.settings.limits, (), Guard(["id.example.com"], ()))
+    for host, status in ((b"id.example.com", 200), (b"evil.example", 421)):
+        assert (await front.ask(b"GET http://" + host + b"/a HTTP/1.0\r\n\r\n")).status == status
+    (request,) = front.kanidm.requests
+    assert request.startswith(b"GET /a HTTP/1.1\r\n")
+    assert b"\r\nhost: id.example.com\r\n" in request
+    assert b"\r\nx-forwarded-host: id.example.com\r\n" in request
