@@ -75,10 +75,12 @@ async def serve(
     async def handle(stream: trio.SocketStream) -> None:
         async with stream:
             answer: dict[str, Any]
+            command = ""
             try:
                 with trio.fail_after(_PATIENCE):
                     request = json.loads(await _read_line(stream))
-                    handler = handlers[request["command"]]
+                    command = request["command"]
+                    handler = handlers[command]
             except (ValueError, KeyError, TypeError, trio.TooSlowError):
                 answer = {"ok": False, "error": "unknown command", "commands": sorted(handlers)}
             except trio.BrokenResourceError:
@@ -87,6 +89,8 @@ async def serve(
                 answer = await handler()
             with trio.move_on_after(_PATIENCE), suppress(trio.BrokenResourceError):
                 await stream.send_all(json.dumps(answer).encode() + b"\n")
+                return
+            log.warn("nobody waits for the answer any more; what was asked for has been done", command=command, ok=answer["ok"])
 
     try:
         await trio.serve_listeners(handle, [listener], task_status=_IgnoreListeners(task_status))

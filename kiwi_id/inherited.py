@@ -11,6 +11,9 @@ import socket
 from collections.abc import MutableMapping
 
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.logs import Log
+
+log = Log("supervisor")
 
 FIRST = 3
 """SD_LISTEN_FDS_START: the descriptors follow standard error."""
@@ -28,6 +31,8 @@ def take(environ: MutableMapping[str, str] = os.environ) -> list[socket.socket]:
     if pid != str(os.getpid()) or not count.isdigit():
         return []  # meant for another process, which started us (a shell does not remove them)
     named = names.split(":") if names else [""] * int(count)
+    if int(count) > len(named):
+        log.warn("more sockets were handed over than have a name: the others are not used", count=int(count), names=named)
     found: list[socket.socket] = []
     problems: list[Problem] = []
     for descriptor, name in zip(range(FIRST, FIRST + int(count)), named, strict=False):

@@ -41,6 +41,9 @@ p.note {{ color: var(--quiet); font-size: .875rem; }}
 
 Header = tuple[bytes, bytes]
 
+# What is no page is not to be taken for one, whatever it begins with: JSON may hold what somebody has typed.
+NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
+
 
 def security_headers(*, form_action: str = "'none'", script: str = "'none'") -> list[Header]:
     """Return what every page of ours is sent with: nothing is loaded, run, framed, guessed, kept or told to the next site.
@@ -55,7 +58,7 @@ def security_headers(*, form_action: str = "'none'", script: str = "'none'") -> 
     )
     return [
         (b"content-security-policy", policy.encode()),
-        (b"x-content-type-options", b"nosniff"),
+        NOSNIFF,
         (b"x-frame-options", b"DENY"),  # browsers that are older than frame-ancestors
         (b"referrer-policy", b"no-referrer"),  # the address of a login has its parameters in it
         (b"cross-origin-resource-policy", b"same-origin"),

@@ -9,6 +9,7 @@ from typing import Any
 from kiwi_id.issuer.context import Context
 from kiwi_id.issuer.http import CORS, Request, Response
 from kiwi_id.issuer.keys import JWKS_MAX_AGE
+from kiwi_id.page import NOSNIFF
 
 _AUTHENTICATION = ["client_secret_basic", "client_secret_post", "none"]
 
@@ -67,6 +68,7 @@ def published(request: Request, content: tuple[bytes, str]) -> Response:
         (b"cache-control", b"public, max-age=%d" % JWKS_MAX_AGE),
         (b"etag", etag.encode()),
         CORS,
+        NOSNIFF,
     ]
     known = {tag.strip().removeprefix(b"W/") for tag in request.header(b"if-none-match").split(b",")}
     if etag.encode() in known or b"*" in known:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
-from kiwi_id.page import document, security_headers
+from kiwi_id.page import NOSNIFF, document, security_headers
 
 Header = tuple[bytes, bytes]
 
@@ -145,7 +145,7 @@ def credentials(request: Request, parameters: Mapping[str, str]) -> Credentials 
 def json_response(status: int, content: Any, *headers: Header) -> Response:
     """Return a JSON response that no cache keeps."""
     body = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    return Response(status, [(b"content-type", b"application/json"), NO_STORE, *headers], body)
+    return Response(status, [(b"content-type", b"application/json"), NO_STORE, NOSNIFF, *headers], body)
 
 
 def error_response(error: OAuthError, *headers: Header) -> Response:

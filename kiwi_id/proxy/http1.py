@@ -40,7 +40,7 @@ class Http1Exchange(Exchange):
         self.request_id = rules.request_id(head.headers)
         self.notes = {}
         self._writer = ResponseWriter(head.method, head.version)
-        self._close = connection.draining or connection.eof or head.version != b"1.1"
+        self._close = connection.draining or head.version != b"1.1"
         self._whole: bytes | None = None
         self._reading: trio.Event | None = None
         self._length, self._chunks, self._expects = 0, None, None
@@ -169,8 +169,11 @@ class Http1Exchange(Exchange):
             await self.flush()
 
     def start(self, status: int, headers: Headers, reason: bytes = b"") -> None:
-        # While the request body has not been read to its end, the next request's beginning is unknown.
-        self._close = self._close or not self._all_read or self._connection.draining
+        # While the request body has not been read to its end, the next request's beginning is unknown. After the client's FIN what
+        # it had sent before is still served.
+        connection = self._connection
+        ended = connection.eof and not connection.buffer
+        self._close = self._close or ended or not self._all_read or connection.draining
         self.status = status
         self._close = self._writer.start(status, headers, reason, close=self._close)
 

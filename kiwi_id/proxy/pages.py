@@ -6,7 +6,7 @@ import html
 import json
 from collections.abc import Iterable
 
-from kiwi_id.page import document, security_headers
+from kiwi_id.page import NOSNIFF, document, security_headers
 from kiwi_id.proxy.rules import Header, Headers
 
 _TITLES = {
@@ -64,7 +64,7 @@ def error(
     else:
         answer = {"error": {"code": code, "message": message}, "meta": {"request_id": request_id.decode("latin-1")}}
         body, kind = json.dumps(answer).encode() + b"\n", b"application/json"
-        extra += [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+        extra += [(b"cache-control", b"no-store"), NOSNIFF]
     return [(b"content-type", kind), (b"content-length", str(len(body)).encode()), *extra], body
 
 
@@ -74,6 +74,7 @@ def too_many_connections(code: str) -> bytes:
     body = json.dumps(answer).encode() + b"\n"
     head = (
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"
+        "x-content-type-options: nosniff\r\n"
         f"content-length: {len(body)}\r\nretry-after: 2\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body

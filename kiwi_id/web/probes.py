@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from kiwi_id import __version__
+from kiwi_id.page import NOSNIFF
 from kiwi_id.proxy.exchange import Exchange
 from kiwi_id.state import ChildState, ChildStatus
 
@@ -49,6 +50,7 @@ class Probes:
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
+            NOSNIFF,
             (b"x-request-id", exchange.request_id),
         ]
         await exchange.respond(status, headers, body)

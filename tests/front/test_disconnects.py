@@ -137,6 +137,25 @@ async def test_a_half_closed_client_gets_all_its_answers(front: Front) -> None:
     assert await client.ended()
 
 
+async def test_what_was_sent_before_a_fin_is_served_after_it(front: Front) -> None:
+    """Also requests that are still to be looked at when the FIN has been seen are answered; the last answer tells of the end."""
+
+    async def script(peer: Peer) -> None:
+        while await peer.read_request():
+            with trio.move_on_after(2 * forwarder.UNATTENDED):  # long enough for the FIN to be seen by whoever watches
+                await peer.gone()
+            await peer.send(OK)
+
+    front.kanidm.script = script
+    client = await front.connect()
+    upload = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\nhi"
+    await client.send(GET + upload + GET[:-2] + b"X: last\r\n\r\n" + GET[:9])
+    await client.finish()
+    for _ in range(3):
+        assert (await client.reply()).body == b"ok"
+    assert await client.ended()
+
+
 async def test_a_fin_in_the_middle_of_a_head(front: Front) -> None:
     """Half a request is none: the connection ends, nothing was asked."""
     client = await front.connect()

@@ -34,6 +34,7 @@ async def test_one_address_gets_no_more_than_its_share(front: Front, lines: Line
         assert (await client.ask(GET)).status == 200
     reply = await (await front.connect_from("127.0.0.2")).ask(GET)
     assert (reply.status, reply.one(b"retry-after"), reply.one(b"connection")) == (503, b"2", b"close")
+    assert reply.one(b"x-content-type-options") == b"nosniff"
     assert json.loads(reply.body)["error"]["code"] == "too_many_connections_per_address"
     assert front.refused == {"too_many_connections_per_address": 1}
     assert (await (await front.connect_from("127.0.0.3")).ask(GET)).status == 200

@@ -83,6 +83,7 @@ async def test_probes_by_other_means(probes: Probes) -> None:
     details = json.loads((await probes.ask(b"/healthz?verbose"))[1])
     assert details["details"]["upstream_state"] == "ready"
     reply = await probes.front.ask(b"GET /livez HTTP/1.0\r\n\r\n")
+    assert reply.one(b"x-content-type-options") == b"nosniff"
     assert reply.status == 200
 
 
@@ -136,6 +137,7 @@ async def test_a_program_gets_json(front: Front, accept: bytes) -> None:
     front.status.transition(ChildState.BACKOFF, "test")
     reply = await front.ask(GET[:-2] + accept + b"X-Request-Id: my-request-1\r\n\r\n")
     assert reply.one(b"content-type") == b"application/json"
+    assert reply.one(b"x-content-type-options") == b"nosniff"
     answer = json.loads(reply.body)
     assert answer == {
         "error": {"code": "upstream_unavailable", "message": answer["error"]["message"]},

@@ -184,6 +184,16 @@ def test_what_cannot_be_used_is_told(holder: Holder, make_socket: Callable[[], s
     assert not holder.kiwi.events("start")
 
 
+def test_what_has_no_name_is_told(holder: Holder) -> None:
+    """More descriptors than names: those that have one are served, and a line says that the others are not."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        holder.start("front", other.fileno())
+        holder.kiwi.wait_log("ready", component="supervisor")
+    assert holder.kiwi.get()[0] == 200
+    (told,) = holder.kiwi.logs(msg="more sockets were handed over than have a name: the others are not used")
+    assert (told["count"], told["names"]) == (2, ["front"])
+
+
 def test_a_descriptor_that_is_not_there_is_told(kiwi: Kiwi) -> None:
     """LISTEN_FDS counts more than there are: 78, not a traceback."""
     script = "import os, sys; os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid())); os.execv(sys.argv[1], sys.argv[1:])"

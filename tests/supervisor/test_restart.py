@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -165,6 +166,22 @@ def test_a_request_that_does_not_end_is_cut_and_told(kiwi: Kiwi) -> None:
         assert "1 requests did not end in time and were cut" in done.stdout
         assert connection.getresponse().status == 502
     assert kiwi.logs(msg="requests did not end in time and are cut", requests=1)
+    assert kiwi.get() == (200, "life 1")
+
+
+def test_who_asked_and_has_gone_is_told_in_the_log(kiwi: Kiwi) -> None:
+    """A restart-upstream that is killed while it waits changes nothing of the restart; that nobody heard how it ended is a line."""
+    kiwi.start_ready()
+    with kiwi.connection() as connection:
+        connection.request("POST", "/slow?s=1", body="x")
+        kiwi.wait_event("request")
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(kiwi.places.runtime_dir / "control.sock"))
+            asking.sendall(b'{"command": "restart_upstream"}\n')
+            kiwi.wait_log("restarting the child")
+        assert connection.getresponse().status == 200
+    told = kiwi.wait_log("nobody waits for the answer any more; what was asked for has been done")
+    assert (told["command"], told["ok"]) == ("restart_upstream", True)
     assert kiwi.get() == (200, "life 1")
 
 

@@ -112,6 +112,7 @@ def test_error_bodies() -> None:
     assert json.loads(answer.body) == {"error": "invalid_client", "error_description": "No."}
     assert header(answer, "www-authenticate") == 'Basic realm="Kiwi ID", charset="UTF-8"'
     assert (header(answer, "cache-control"), header(answer, "pragma")) == ("no-store", "no-cache")
+    assert header(answer, "x-content-type-options") == "nosniff"
     assert header(http.error_response(OAuthError("invalid_grant", "No.")), "www-authenticate") == ""
 
 

@@ -106,6 +106,7 @@ async def test_public_documents_are_cached_by_etag(path: str) -> None:
     etag = header(answer, "etag")
     assert (answer.status, header(answer, "access-control-allow-origin")) == (200, "*")
     assert header(answer, "cache-control") == f"public, max-age={JWKS_MAX_AGE}"
+    assert header(answer, "x-content-type-options") == "nosniff"
     assert PUBLISH_AHEAD.total_seconds() > JWKS_MAX_AGE * 10
     for sent in (etag, f"W/{etag}", f'"x", {etag}', "*"):
         again = await world.send("GET", path, if_none_match=sent)
