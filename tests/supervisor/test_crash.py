@@ -93,7 +93,8 @@ def test_a_hung_child_is_ended_with_its_group_and_restarted(kiwi: Kiwi) -> None:
     ending = kiwi.wait_log("ending the child to restart it", component="child")
     assert re.fullmatch(r"no successful probe for \d+ s", ending["reason"])
     kiwi.wait_log("child ready", 2)
-    assert not [event for event in kiwi.events(life=0) if alive(event["pid"])]
+    # It has its KILL before the next life begins; on a busy machine it dies of it only when it gets a core.
+    eventually(lambda: not [event for event in kiwi.events(life=0) if alive(event["pid"])], "nothing of the group is left")
     assert kiwi.get("/x") == (200, "life 1")
     assert kiwi.get("/healthz")[0] == 200
 
