@@ -131,7 +131,10 @@ _kiwi_id() {{
     case "$at" in
 {words}
     esac
-    _describe -o 'kiwi-id' found || _files
+    # Options when a hyphen was typed; else commands and choices, and where there are none, files.
+    if [[ $PREFIX == -* ]]; then _describe -o option found; return; fi
+    found=(${{found:#-*}})
+    _describe command found || _files
 }}
 if [ "$funcstack[1]" = _kiwi_id ]; then _kiwi_id "$@"; else compdef _kiwi_id kiwi-id; fi
 """

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -43,18 +46,59 @@ def complete(shell: str, tmp_path: Path, typed: list[str]) -> set[str]:
         pytest.skip(f"no {shell} on this machine")
     file = tmp_path / "script"
     file.write_text(script(shell))
+    if shell == "zsh":
+        return at_prompt_of_zsh(program, tmp_path, file, " ".join(["kiwi-id", *typed]))
     words = " ".join(f"'{word}'" for word in ["kiwi-id", *typed])
     run = {
         "bash": f'source {file}; COMP_WORDS=({words}); COMP_CWORD={len(typed)}; _kiwi_id; printf "%s\\n" "${{COMPREPLY[@]}}"',
-        # The functions of zsh's completion system work at a prompt only: these say what they are given.
-        "zsh": "compdef() {}; _files() {}; compadd() { shift; print -l -- $@ }; _describe() { print -l -- $found }; "
-        f"source {file}; words=({words}); CURRENT={len(typed) + 1}; _kiwi_id",
         "fish": f"source {file}; complete -C '{' '.join(['kiwi-id', *typed])}'",
     }[shell]
-    options = {"bash": ["--norc"], "zsh": ["-f"], "fish": ["--no-config"]}[shell]
+    options = {"bash": ["--norc"], "fish": ["--no-config"]}[shell]
     done = subprocess.run([program, *options, "-c", run], capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
     return {re.split(r"[\t:]", line)[0] for line in done.stdout.splitlines()}
+
+
+# zsh's completion system works at a prompt only. Everything that it offers goes through compadd, which notes it here on its way.
+_ZSHRC = """\
+autoload -Uz compinit && compinit -u -D
+source {script}
+compadd() {{
+    local -a offered
+    [[ " ${{(j: :)@}} " == *" -"[OAD]" "* ]] || {{ builtin compadd -O offered "$@"; print -rl -- $offered >> {out} }}
+    builtin compadd "$@"
+}}
+zle-line-init() {{ BUFFER={line}; CURSOR=$#BUFFER; zle complete-word; exit }}
+zle -N zle-line-init
+"""
+
+
+def at_prompt_of_zsh(program: str, tmp_path: Path, script_file: Path, line: str) -> set[str]:
+    """Return what the Tab key offers at the end of ``line``, at the prompt of a zsh on a terminal of its own."""
+    out = tmp_path / "offered"
+    out.touch()
+    (tmp_path / ".zshrc").write_text(_ZSHRC.format(script=script_file, out=out, line=f"'{line}'"))
+    ours, theirs = pty.openpty()
+    environment = {"ZDOTDIR": str(tmp_path), "TERM": "dumb", "PATH": os.environ["PATH"]}
+    with subprocess.Popen(
+        [program, "-d", "-i"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=tmp_path, start_new_session=True
+    ):
+        os.close(theirs)
+        screen = b""
+        with suppress(OSError):  # EIO: the shell has ended
+            while data := os.read(ours, 4096):
+                screen += data
+        os.close(ours)
+    assert b"not found" not in screen, screen
+    return set(out.read_text().split())
+
+
+def test_zsh_offers_files_where_a_file_is_wanted(tmp_path: Path) -> None:
+    """After 'restore' and after an option with a file, zsh offers the files that are there, not options."""
+    for typed in (["restore", ""], ["user", "list", "--config", ""]):
+        found = complete("zsh", tmp_path, typed)
+        assert "script" in found
+        assert not {word for word in found if word.startswith("-")}
 
 
 @pytest.mark.parametrize("shell", SHELLS)
