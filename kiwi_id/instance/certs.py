@@ -73,10 +73,10 @@ def renew_if_due(chain: Path, key: Path, *, now: datetime | None = None, within:
     return True
 
 
-def check_tls(chain: Path, key: Path, *, now: datetime | None = None, dates: bool = True) -> list[Problem]:
-    """Return what makes a TLS listener with these files fail: unreadable, not PEM, a foreign key, not yet or no longer valid.
+def check_tls(chain: Path, key: Path) -> list[Problem]:
+    """Return what makes a TLS listener with these files fail: unreadable, not PEM, a foreign key.
 
-    ``dates=False`` leaves validity out: on the loopback the certificate is pinned, and a date says nothing about who has its key.
+    Not the dates: a listener starts and serves all the same, which :func:`tls_warnings` tells.
     """
     problems: list[Problem] = []
     leaf: Certificate | None = None
@@ -93,19 +93,14 @@ def check_tls(chain: Path, key: Path, *, now: datetime | None = None, dates: boo
         found = "a key that does not belong to the first certificate"
         fix = "Give the key that the certificate was made for; the server's certificate must come first in the chain."
         problems.append(Problem(str(key), "", found, f"the key of {chain}", fix))
-    if leaf is not None and dates:
-        now = now or datetime.now(UTC)
-        if leaf.not_valid_before_utc > now:
-            found = f"a certificate that begins {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-            problems.append(Problem(str(chain), "", found, "a valid certificate", "Is the clock right?"))
-        elif leaf.not_valid_after_utc <= now:
-            found = f"a certificate that ended {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-            problems.append(Problem(str(chain), "", found, "a valid certificate", "Renew it."))
     return problems
 
 
-def tls_warnings(chain: Path, key: Path, *, now: datetime | None = None) -> list[Problem]:
-    """Return what will go wrong with these files, or is careless: an end within 30 days or past, a key that others can read."""
+def tls_warnings(chain: Path, key: Path, *, now: datetime | None = None, pinned: bool = False) -> list[Problem]:
+    """Return what is or will be wrong for clients, or is careless: not valid now or not for 30 days more, a key that others can read.
+
+    ``pinned``: on the loopback, where the pin holds whatever the dates say; and what Kiwi ID made for itself it renews there.
+    """
     found: list[Problem] = []
     try:
         leaf = load_chain(chain)[0]
@@ -113,11 +108,16 @@ def tls_warnings(chain: Path, key: Path, *, now: datetime | None = None) -> list
     except (OSError, ValueError):
         return []  # check_tls has told
     now = now or datetime.now(UTC)
-    left = leaf.not_valid_after_utc - now
-    if left <= timedelta(days=30) and not is_ours(leaf):  # ours is renewed by itself
-        verb = "ended" if left <= timedelta(0) else "ends"
-        text = f"a certificate that {verb} {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-        found.append(Problem(str(chain), "", text, "", "Renew it."))
+    begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    served = "" if pinned else " It is served all the same, and clients that check it refuse it."
+    if begins > now and not pinned:
+        text = f"a certificate that begins {begins:%Y-%m-%d %H:%M} UTC"
+        found.append(Problem(str(chain), "", text, "a valid certificate", f"Is the clock right?{served}"))
+    elif ends <= now and not (pinned and is_ours(leaf)):
+        fix = "Renew it, then: kiwi-id reload." + served
+        found.append(Problem(str(chain), "", f"a certificate that ended {ends:%Y-%m-%d %H:%M} UTC", "a valid certificate", fix))
+    elif ends - now <= timedelta(days=30) and not (pinned and is_ours(leaf)):
+        found.append(Problem(str(chain), "", f"a certificate that ends {ends:%Y-%m-%d %H:%M} UTC", "", "Renew it."))
     if mode & 0o007:
         found.append(Problem(str(key), "", f"mode {mode:04o}: every user can read the key", "", f"chmod 0600 {key}"))
     return found

@@ -62,9 +62,9 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
     private, public = instance.jwt_private_key, instance.jwt_public_key
     findings += _report("signing keys", *_signing_keys(instance), f"{private}, {public.name}")
     if instance.tls_cert and instance.tls_key:
-        findings += _tls("listener TLS", instance.tls_cert, instance.tls_key, now, dates=True)
+        findings += _tls("listener TLS", instance.tls_cert, instance.tls_key, now)
     if server:
-        findings += _tls("upstream TLS", server.tls_chain, server.tls_key, now, dates=False)
+        findings += _tls("upstream TLS", server.tls_chain, server.tls_key, now, pinned=True)
     if instance.forward_auth_client and server:
         ok = f"client {instance.forward_auth_client}, for {', '.join(instance.forward_auth_hosts)}"
         findings += _report("forward-auth", _forward_auth(instance, server), [], ok)
@@ -148,10 +148,10 @@ def _binary(instance: Config, server: ServerToml | None, allow_untested: bool) -
     return _report("binary", problems, warned, f"{where}: kanidmd {binary.version}, as pinned (sha256:{binary.sha256[:12]}…)")
 
 
-def _tls(area: str, chain: Path, key: Path, now: datetime | None, *, dates: bool) -> list[Finding]:
-    problems = certs.check_tls(chain, key, now=now, dates=dates)
-    warned = [] if problems else certs.tls_warnings(chain, key, now=now)
-    own = " (made and renewed by Kiwi ID)" if certs.is_loopback_file(chain) else ""
+def _tls(area: str, chain: Path, key: Path, now: datetime | None, *, pinned: bool = False) -> list[Finding]:
+    problems = certs.check_tls(chain, key)
+    warned = [] if problems else certs.tls_warnings(chain, key, now=now, pinned=pinned)
+    own = " (made and renewed by Kiwi ID)" if pinned and certs.is_loopback_file(chain) else ""
     return _report(area, problems, warned, f"{chain}{own}")
 
 

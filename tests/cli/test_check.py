@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,22 @@ def test_keys_and_certificates_that_do_not_match(instance: Path, tmp_path: Path)
     keys.generate_pair(tmp_path / "x", instance / "etc/kiwi/jwt-public.pem", kind="es256")
     certs.make_loopback(tmp_path / "y", instance / "opt/upstream/etc/loopback-key.pem")
     assert [area for area, _ in bad(instance)] == ["signing keys", "listener TLS", "upstream TLS"]
+
+
+def test_an_ended_certificate_of_the_listener_is_a_warning(instance: Path, tmp_path: Path) -> None:
+    """Kiwi ID starts and serves with it, so nothing says otherwise; what clients make of it, and what to do, is told."""
+    chain, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    certs.make_loopback(chain, key, now=datetime.now(UTC) - certs.VALIDITY - timedelta(days=1))
+    file = instance / "etc/kiwi/config.toml"
+    settings = file.read_text()
+    edit(file, f'tls_cert = "{config.load(file).tls_cert}"', f'tls_cert = "{chain}"')
+    edit(file, f'tls_key = "{config.load(file).tls_key}"', f'tls_key = "{key}"')
+    assert file.read_text() != settings
+    assert bad(instance) == []
+    ((area, message),) = bad(instance, status="warning")
+    assert area == "listener TLS"
+    assert "a certificate that ended" in message
+    assert "Renew it, then: kiwi-id reload. It is served all the same" in message
 
 
 def test_an_address_of_another_machine(instance: Path) -> None:

@@ -69,7 +69,7 @@ def test_modes_and_dates(pair: tuple[Path, Path]) -> None:
     (leaf,) = certs.load_chain(chain)
     assert certs.is_ours(leaf)
     assert leaf.not_valid_after_utc == NOW + certs.VALIDITY
-    assert certs.check_tls(chain, key, now=NOW) == []
+    assert certs.check_tls(chain, key) == []
 
 
 def test_a_certificate_from_the_future_is_renewed(pair: tuple[Path, Path]) -> None:
@@ -77,7 +77,7 @@ def test_a_certificate_from_the_future_is_renewed(pair: tuple[Path, Path]) -> No
     chain, key = pair
     right = NOW - timedelta(days=3650)
     assert certs.renew_if_due(chain, key, now=right)
-    assert certs.check_tls(chain, key, now=right) == []
+    assert certs.check_tls(chain, key) == []
     assert not certs.renew_if_due(chain, key, now=right)
 
 
@@ -90,7 +90,7 @@ def test_renewal_when_due(pair: tuple[Path, Path], left: int, due: bool) -> None
     assert certs.renew_if_due(chain, key, now=moment) is due
     assert (chain.read_bytes() != before) is due
     assert key.read_bytes() == secret
-    assert certs.check_tls(chain, key, now=moment) == []
+    assert certs.check_tls(chain, key) == []
     names = certs.load_chain(chain)[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert sorted(str(name.value) for name in names) == sorted(certs.LOOPBACK_HOSTS)
     assert not certs.renew_if_due(chain, key, now=moment)
@@ -116,29 +116,30 @@ def test_a_certificate_whose_key_was_exchanged_is_not_renewed(pair: tuple[Path, 
 
 
 def test_check_finds_what_breaks_a_listener(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    """Missing and broken files, a foreign key, an encrypted key, dates: each told, all at once."""
+    """Missing and broken files, a foreign key, an encrypted key: each told, all at once."""
     chain, key = pair
-    missing = certs.check_tls(tmp_path / "no-chain", tmp_path / "no-key", now=NOW)
+    missing = certs.check_tls(tmp_path / "no-chain", tmp_path / "no-key")
     assert [problem.found for problem in missing] == ["no such file or directory"] * 2
     (tmp_path / "junk").write_text("junk")
-    assert [p.found for p in certs.check_tls(tmp_path / "junk", tmp_path / "junk", now=NOW)] == [
+    assert [p.found for p in certs.check_tls(tmp_path / "junk", tmp_path / "junk")] == [
         "no certificate in PEM that can be read",
         "no private key in PEM that can be read",
     ]
-    assert "begins" in certs.check_tls(chain, key, now=NOW - timedelta(days=2))[0].found
-    assert "ended" in certs.check_tls(chain, key, now=NOW + certs.VALIDITY)[0].found
-    assert certs.check_tls(chain, key, now=NOW + certs.VALIDITY, dates=False) == []
     private = certs.load_private(key)
     sealed = serialization.BestAvailableEncryption(b"geheim")
     key.write_bytes(private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed))
-    assert "encrypted private key" in certs.check_tls(chain, key, now=NOW)[0].found
+    assert "encrypted private key" in certs.check_tls(chain, key)[0].found
     foreign(tmp_path / "other.pem", key, until=NOW)
-    assert "does not belong" in certs.check_tls(chain, key, now=NOW)[0].found
+    assert "does not belong" in certs.check_tls(chain, key)[0].found
 
 
 def test_warnings(tmp_path: Path, pair: tuple[Path, Path]) -> None:
-    """An end in sight (but not ours, which is renewed) and a key that all can read are told."""
-    assert certs.tls_warnings(*pair, now=NOW + certs.VALIDITY) == []
+    """Dates that clients will not like (but not ours on the loopback, which is renewed) and a key that all can read are told."""
+    assert certs.tls_warnings(*pair, now=NOW + certs.VALIDITY, pinned=True) == []
+    assert "ended" in certs.tls_warnings(*pair, now=NOW + certs.VALIDITY)[0].found
+    (early,) = certs.tls_warnings(*pair, now=NOW - timedelta(days=2))
+    assert "begins" in early.found
+    assert "Is the clock right? It is served all the same" in early.fix
     chain, key = tmp_path / "c.pem", tmp_path / "k.pem"
     foreign(chain, key, until=NOW + timedelta(days=29))
     key.chmod(0o644)
