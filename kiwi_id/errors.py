@@ -21,6 +21,7 @@ class Exit(IntEnum):
     SOFTWARE = 70
     IOERR = 74
     CONFIG = 78
+    INTERRUPTED = 130  # not of sysexits.h: 128 and SIGINT, as shells say it
 
 
 class KiwiError(Exception):

@@ -61,6 +61,11 @@ def main(argv: list[str] | None = None) -> int:
             return _main(arguments)
         finally:
             sys.stdout.flush()  # here, where a failure still has words and an exit code
+    except (KeyboardInterrupt, BaseExceptionGroup) as error:
+        if not streams.interrupted(error):
+            raise
+        streams.tell("\n")  # the terminal stands behind "^C", or behind our question
+        return Exit.INTERRUPTED
     except Exception as error:  # noqa: BLE001 - Python's own exit code for it is 1, which says something else
         missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
         command = next((word for word in arguments if word in COMMANDS), "")

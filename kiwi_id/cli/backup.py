@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import stat
 import sys
@@ -11,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kiwi_id import config
-from kiwi_id.cli import add_config_option
+from kiwi_id.cli import add_config_option, streams
 from kiwi_id.errors import Exit, KiwiError
 from kiwi_id.instance.files import read_file
 
@@ -93,9 +92,9 @@ def ask(*, twice: bool) -> bytes:
     """Ask for a passphrase on the terminal. Raises NoPassphrase when there is none, or the two differ."""
     if not sys.stdin.isatty():
         raise NoPassphrase("there is no terminal to ask for the passphrase on: name a file by --passphrase-file")
-    first = getpass.getpass("Passphrase of the backup: ")
+    first = streams.ask_secret("Passphrase of the backup: ")
     if not first:
         raise NoPassphrase("an empty passphrase protects nothing")
-    if twice and getpass.getpass("Once more: ") != first:
+    if twice and streams.ask_secret("Once more: ") != first:
         raise NoPassphrase("the two passphrases differ; nothing was done")
     return first.encode()

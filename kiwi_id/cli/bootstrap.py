@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import sys
 from typing import TYPE_CHECKING
 
 from kiwi_id import config
-from kiwi_id.cli import add_config_option
+from kiwi_id.cli import add_config_option, streams
 from kiwi_id.cli.shared import UsageError, run_async
 from kiwi_id.errors import Exit
 
@@ -50,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _ask() -> str:
     if sys.stdin.isatty():
-        return getpass.getpass("Password of idm_admin: ")
+        return streams.ask_secret("Password of idm_admin: ")
     password = sys.stdin.readline().rstrip("\r\n")
     if not password:
         raise UsageError("--ask-password: no password on standard input")

@@ -101,7 +101,10 @@ def confirm(args: argparse.Namespace, question: str) -> None:
         raise UsageError("this cannot be taken back, and there is no terminal to ask on: say --yes")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+    answer = sys.stdin.readline()
+    if not answer:  # Ctrl-D leaves the terminal behind our question
+        sys.stderr.write("\n")
+    if answer.strip().lower() not in ("y", "yes"):
         raise UsageError("nothing was done")
 
 

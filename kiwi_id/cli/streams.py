@@ -13,7 +13,7 @@ import sys
 import traceback
 from contextlib import suppress
 
-from kiwi_id.errors import Exit
+from kiwi_id.errors import Exit, KiwiError
 
 # What a write that nobody expected to fail fails with. The error says no more than that: it has no file's name.
 _UNWRITTEN = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF})
@@ -39,6 +39,30 @@ def tell(text: str) -> None:
     with suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+class NoAnswer(KiwiError):
+    """A question at the terminal that nobody has answered. Exit code 64."""
+
+    exit_code = Exit.USAGE
+
+
+def ask_secret(question: str) -> str:
+    """Ask on the terminal for what must not be seen. Raises NoAnswer when the input ends instead (Ctrl-D)."""
+    import getpass  # noqa: PLC0415 - few commands ask
+
+    try:
+        return getpass.getpass(question)
+    except EOFError:
+        tell("\n")
+        raise NoAnswer("no answer: nothing was done") from None
+
+
+def interrupted(error: BaseException) -> bool:
+    """Tell whether an error is nothing but Ctrl-C, by itself or as Trio's nurseries wrap it."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(interrupted, error.exceptions))
+    return isinstance(error, KeyboardInterrupt)
 
 
 def failed(error: Exception, command: str) -> Exit:

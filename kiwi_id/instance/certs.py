@@ -97,7 +97,7 @@ def check_tls(chain: Path, key: Path) -> list[Problem]:
 
 
 def tls_warnings(chain: Path, key: Path, *, now: datetime | None = None, pinned: bool = False) -> list[Problem]:
-    """Return what is or will be wrong for clients, or is careless: not valid now or not for 30 days more, a key that others can read.
+    """Return what clients will not like, or is careless: not valid now, or not for 30 days more; a key that others can read.
 
     ``pinned``: on the loopback, where the pin holds whatever the dates say; and what Kiwi ID made for itself it renews there.
     """
