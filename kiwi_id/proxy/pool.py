@@ -21,6 +21,9 @@ MOST_IDLE = 64
 # Seconds after which an idle connection is not used again: kanidmd may be about to close it, and a POST that crosses that close
 # is lost, because it is never sent twice.
 MAX_IDLE = 15.0
+# What kanidmd (hyper) reads at once, bytes. It may answer before it has read a body that goes beyond this, and it closes the
+# connection then, without having said so: a POST that crosses that close is lost as well.
+ONE_READ = 8192
 _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError, OSError, ssl.SSLError)
 
 
@@ -59,6 +62,7 @@ class Upstream:
         self.place = Place()
         self.response = ResponseParser(b"")
         self._ended = False  # the request has been sent to its end
+        self._read_whole = False  # kanidmd cannot but have read all of the request, answered or not
         self._chunked = False
         self._left = 0  # bytes of a body with Content-Length that are still to be sent
         self.patience = float("inf")
@@ -83,6 +87,7 @@ class Upstream:
             framing = (b"transfer-encoding", b"chunked") if body is None else (b"content-length", b"%d" % len(body))
             headers = [*headers, framing]
         out = writer.head(b"%s %s HTTP/1.1" % (method, target), headers)
+        self._read_whole = body is not None and (not body or len(out) + len(body) <= ONE_READ)
         try:
             await self._send(out + body if body else out)
         except UpstreamLost:
@@ -153,7 +158,7 @@ class Upstream:
     def recycle(self) -> bool:
         """Make ready for another request; return False when the connection cannot take one."""
         # Bytes behind the answer would be taken for the answer to the next request, of another client.
-        if not (self._ended and self.response.reusable) or self._stream.pending():
+        if not (self._ended and self._read_whole and self.response.reusable) or self._stream.pending():
             return False
         self._used = trio.current_time()
         return True

@@ -41,6 +41,19 @@ async def test_a_connection_that_ends_is_not_used_again(front: Front, answer: by
     await front.kanidm.peers[0].ended.wait()
 
 
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 60000\r\n\r\n" + b"x" * 60000, b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"]
+)
+async def test_a_connection_with_a_large_body_is_not_used_again(front: Front, framing: bytes) -> None:
+    """kanidmd may have answered without reading the body, and then closes without a word: the next POST must not cross that."""
+    assert (await front.ask(POST.partition(b"Content-Length")[0] + framing)).status == 200
+    assert (await front.ask(POST)).status == 200
+    assert len(front.kanidm.peers) == 2
+    await front.kanidm.peers[0].ended.wait()
+    assert (await front.ask(POST)).status == 200
+    assert len(front.kanidm.peers) == 2
+
+
 async def test_the_end_of_a_life_empties_the_pool(front: Front) -> None:
     """No connection outlives the child that it led to: idle ones are closed at once, those in use when they are given back."""
 
@@ -115,8 +128,8 @@ async def test_a_handshake_that_stalls(front: Front) -> None:
     assert front.pool.limiter.borrowed_tokens == 0
 
 
-async def test_uploads_share_a_connection(front: Front) -> None:
-    """An answer that comes as soon as the last byte of a body has left ends no connection, on neither side."""
+async def test_uploads_share_a_clients_connection(front: Front) -> None:
+    """An answer that comes as soon as the last byte of a body has left does not end the client's connection."""
 
     async def script(peer: Peer) -> None:
         while await peer.read_until(b"\r\n\r\n"):
@@ -129,4 +142,3 @@ async def test_uploads_share_a_connection(front: Front) -> None:
     for _ in range(30):
         reply = await client.ask(head + b"x" * (1 << 20))
         assert (reply.status, reply.one(b"connection")) == (200, None)
-    assert len(front.kanidm.peers) == 1
