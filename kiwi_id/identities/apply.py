@@ -7,6 +7,7 @@ Kanidm refuses a batch as a whole; then its entries are tried one by one, so tha
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -81,20 +82,26 @@ class _Work:
     count: int = 0
     refused: list[Done] = field(default_factory=list)
     keys: dict[str, str] = field(default_factory=dict)
-    """What is there now, by name: its UUID, or the name again of clients and where only Kanidm knows the UUID."""
+    """What is there now, by the name it is to have, as the paths of calls want it: its UUID, or of clients the name it has."""
+    uuids: dict[str, str] = field(default_factory=dict)
+    """What a name of the file means: a UUID, for Kanidm would take whoever has the name by now. Without it: Kanidm's own word."""
+    there: set[str] = field(default_factory=set)
+    """The names, as they are to be, of what can be referred to now."""
     rest: list[tuple[Step, tuple[Change, ...]]] = field(default_factory=list)
     again: list[tuple[Step, tuple[Change, ...]]] = field(default_factory=list)
 
     async def run(self, steps: Sequence[Step]) -> None:
         # The paths of OAuth2 clients take names only; with a UUID Kanidm finds nothing (server/core/src/https/v1_oauth2.rs).
         self.keys = {name: name if name in self.found.identities.clients else uuid for name, uuid in self.found.uuids.items()}
+        self.uuids = dict(self.found.uuids)
+        self.there = set(self.found.uuids)
 
         def of(action: str) -> list[Step]:
             return [step for step in steps if step.action == action]
 
         await self._each(of("remove"), self._remove)
         await self._adopt(of("adopt"))
-        await self._each(of("rename"), self._rename)
+        await self._rename_all(of("rename"))
         await self._each(list(_giving_up(of("create") + of("change"))), self._give_up)
         for kind in KINDS:
             for batch in _batches([step for step in of("create") if step.kind == kind]):
@@ -125,11 +132,10 @@ class _Work:
         self.report(done)
 
     def _resolve(self, name: str) -> str:
-        return self.keys.get(name, name)
+        return self.uuids.get(name, name)
 
     def _key(self, step: Step) -> str:
-        """Return the key of an entry that is there; after a rename that was refused it has its old name."""
-        return self.keys.get(step.name) or self.keys.get(step.current) or step.name
+        return self.keys.get(step.name, step.name)
 
     async def _remove(self, step: Step) -> None:
         try:
@@ -139,6 +145,9 @@ class _Work:
         else:
             del self.keys[step.current]
             self._done(step)
+        # What else has this name in the file is another, also when this one stays.
+        self.uuids.pop(step.current)
+        self.there.discard(step.current)
 
     async def _adopt(self, steps: Sequence[Step]) -> None:
         if not steps:
@@ -159,12 +168,40 @@ class _Work:
         for step in steps:
             self._done(step)
 
+    async def _rename_all(self, steps: Sequence[Step]) -> None:
+        """Rename, each when nobody has its name any more; where names go round in a circle, one steps aside first.
+
+        One that a crash leaves aside is known by its mark, and renamed by the next apply.
+        """
+        paths = {step.current: self.keys.pop(step.current) for step in steps}
+        # From here on the name means this entry, even when Kanidm refuses to call it so.
+        self.keys |= {step.name: step.current if step.kind == "client" else paths[step.current] for step in steps}
+        self.uuids |= {step.name: self.found.uuids[step.current] for step in steps}
+        self.there = (self.there - paths.keys()) | {step.name for step in steps}
+        todo = {step.current: step for step in steps}
+        while todo:
+            free = [step for step in todo.values() if step.name not in todo]
+            if not free:
+                step = next(iter(todo.values()))
+                aside = f"renaming-{secrets.token_hex(8)}"
+                if not await self._call_it(step, aside):
+                    del todo[step.current]
+                    todo[aside] = step
+                    continue
+                free = [step]  # Kanidm refuses, and says why
+            for step in free:
+                del todo[next(current for current, one in todo.items() if one is step)]
+            await self._each(free, self._rename)
+
     async def _rename(self, step: Step) -> None:
-        refused = await write.change(self.kanidm, step.kind, self.keys[step.current], step.changes, self._resolve)
-        if not refused:
-            key = self.keys.pop(step.current)
-            self.keys[step.name] = step.name if step.kind == "client" else key
-        self._done(step, [words for _, words in refused])
+        self._done(step, await self._call_it(step, step.name))
+
+    async def _call_it(self, step: Step, name: str) -> list[str]:
+        change = Change("name", step.current, name)
+        refused = await write.change(self.kanidm, step.kind, self.keys[step.name], [change], self._resolve)
+        if not refused and step.kind == "client":
+            self.keys[step.name] = name
+        return [words for _, words in refused]
 
     async def _give_up(self, item: tuple[Step, Change]) -> None:
         step, one = item
@@ -174,22 +211,24 @@ class _Work:
         # Kanidm lets nobody choose the UUID of a service account or client; those can be named only when they are there.
         chosen = {step.name: marks.new_uuid(step.kind, step.name) for step in steps if step.kind in ("person", "group")}
 
-        def resolve(name: str) -> str:
-            return chosen.get(name) or self._resolve(name)
+        self.uuids |= chosen
 
         def there(name: str) -> bool:
-            return name in chosen or name in self.keys
+            return name in chosen or name in self.there
 
-        made = [(step, *write.creation(step, chosen.get(step.name, ""), resolve, there)) for step in steps]
+        made = [(step, *write.creation(step, chosen.get(step.name, ""), self._resolve, there)) for step in steps]
         try:
             await entries.create_many(self.kanidm, [attrs for _, attrs, _ in made])
         except KanidmRefused as error:
             if len(steps) == 1:
+                # Whoever has the name now is another, and nothing that was meant for this one may go there.
+                self.uuids[steps[0].name] = marks.new_uuid(steps[0].kind, steps[0].name)
                 self._done(steps[0], [write.explain(error)])
             for step in steps if len(steps) > 1 else ():
                 await self._create([step])
             return
         self.keys |= {step.name: chosen.get(step.name, step.name) for step in steps}
+        self.there |= {step.name for step in steps}
         for step, _, later in made:
             if later:
                 self.rest.append((step, later))

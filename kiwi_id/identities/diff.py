@@ -10,6 +10,8 @@ from typing import Any, Literal
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.identities.model import KINDS, OUR_FIELDS, Client, Entry, Group, Identities, Kind, Person, Policy, ServiceAccount
 from kiwi_id.identities.observe import Found
+from kiwi_id.identities.who import LeftAlone, by_final_name, who_is_who, why_not
+from kiwi_id.identities.withhold import Held, withhold
 
 Action = Literal["remove", "rename", "adopt", "create", "change"]
 # Removing comes first: a name or address that is given up may be wanted by what is made in the same run.
@@ -47,13 +49,14 @@ class Difference:
     """``steps`` in their order; ``foreign``: entries of the file that Kanidm has and that are not ours, each with the reason.
 
     ``left``: entries of ours that left the file and stay because ``prune`` is not set. ``removals_allowed`` is the guard of
-    :data:`FEW`.
+    :data:`FEW`. ``held``: what is not given to entries that are left alone.
     """
 
     steps: tuple[Step, ...]
-    foreign: Mapping[str, str]
+    foreign: Mapping[str, LeftAlone]
     left: tuple[tuple[Kind, str], ...]
     removals_allowed: int
+    held: tuple[Held, ...] = ()
 
     @property
     def removals(self) -> int:
@@ -61,57 +64,67 @@ class Difference:
         return sum(step.action == "remove" for step in self.steps)
 
 
-def diff(wanted: Identities, found: Found, *, prune: bool = False, adopt: frozenset[str] = frozenset()) -> Difference:
+def diff(
+    wanted: Identities,
+    found: Found,
+    *,
+    prune: bool = False,
+    adopt: frozenset[str] = frozenset(),
+    adopt_named: frozenset[str] = frozenset(),
+) -> Difference:
     """Return what makes ``found`` like ``wanted``; ``prune`` and ``adopt`` add to what the file itself says.
 
-    Raises ConfigError for what no step can mend: names that neither has, and a client whose type would have to change.
+    ``adopt_named``: names that a person has given one by one, so that even an entry of ours that was made under another name is
+    meant. Raises ConfigError for what no step can mend: names that neither has, and a client whose type would have to change.
     """
-    prune, adopt = prune or wanted.prune, adopt | wanted.adopt
-    renamed = _renamed(wanted, found)
-    have = _rename(found.identities, renamed)
-    names = {renamed.get(name, name): name for name in found.uuids}
-    owned = frozenset(renamed.get(name, name) for name in found.owned)
-    gone = [(kind, name) for kind in KINDS for name in have.of(kind) if name in owned and wanted.kind_of(name) != kind]
+    prune, adopt = prune or wanted.prune, adopt | wanted.adopt | adopt_named
+    who = who_is_who(wanted, found, prune=prune, adopt=adopt_named)
+    have = _rename(found.identities, who.renamed)
+    names = by_final_name(found, who.renamed)
+    ours = (who.rightful - who.renamed.keys()) | set(who.renamed.values())
+    gone = [
+        (kind, name)
+        for kind in KINDS
+        for name in have.of(kind)
+        if (name in ours and wanted.kind_of(name) != kind) or (names[name] in who.odd - who.kept and wanted.kind_of(name) is None)
+    ]
     steps = [Step("remove", kind, name, names[name]) for kind, name in reversed(gone)] if prune else []
     freed = {step.name for step in steps}
     have = _without(have, freed)
-    foreign: dict[str, str] = {}
+    foreign: dict[str, LeftAlone] = dict(who.blocked)
+    meant: list[tuple[Kind, Entry, Entry | None]] = []
     for kind in KINDS:
         for name, entry in wanted.of(kind).items():
             before = have.of(kind).get(name)
+            odd = names.get(name) in who.odd
+            if name in foreign:
+                continue
             if before is None and name in names and name not in freed:
-                what = have.kind_of(name)
-                foreign[name] = (
-                    f"Kanidm has a {_words(what)} of that name" if what else "Kanidm has an account of its own of that name"
-                )
-            elif before is None:
-                steps.append(Step("create", kind, name, "", entry, tuple(_changes(_nothing(entry), entry, found))))
-            elif name not in owned and name not in adopt:
-                foreign[name] = "Kanidm has it, and Kiwi ID did not make it"
+                foreign[name] = why_not(name, kind, have.kind_of(name), ours=odd)
+            elif before is not None and name not in ours and name not in (adopt_named if odd else adopt):
+                foreign[name] = why_not(name, kind, kind, ours=odd)
             else:
-                if name not in owned and name not in found.builtin:
-                    steps.append(Step("adopt", kind, name, name, entry))
-                if names[name] != name:
-                    steps.append(Step("rename", kind, name, names[name], entry, (Change("name", names[name], name),)))
-                if changes := tuple(_changes(before, entry, found)):
-                    steps.append(Step("change", kind, name, names[name], entry, changes))
+                meant.append((kind, entry, before))
     _check(wanted, have, found, names.keys() - freed)
+    # Who is not the one that is meant gets nothing that was meant for that one.
+    withheld = foreign.keys() | {name for name in who.odd if wanted.kind_of(name) is None}
+    held: list[Held] = []
+    for kind, entry, before in meant:
+        name = entry.name
+        asked = withhold(entry, before or _nothing(entry), withheld)
+        held += asked.held
+        if before is None:
+            steps.append(Step("create", kind, name, "", entry, tuple(_changes(_nothing(entry), asked.entry, found))))
+            continue
+        if name not in ours and name not in found.builtin:
+            steps.append(Step("adopt", kind, name, name, entry))
+        if names[name] != name:
+            steps.append(Step("rename", kind, name, names[name], entry, (Change("name", names[name], name),)))
+        if changes := tuple(_changes(before, asked.entry, found)):
+            steps.append(Step("change", kind, name, names[name], entry, changes))
     left = () if prune else tuple(gone)
     steps.sort(key=lambda step: ORDER.index(step.action))
-    return Difference(tuple(steps), foreign, left, max(FEW, len(owned) // 5))
-
-
-def _renamed(wanted: Identities, found: Found) -> dict[str, str]:
-    """Return the names in Kanidm of entries of ours that were called otherwise once, with that name: the file's word counts."""
-    result: dict[str, str] = {}
-    for kind in KINDS:
-        loose = [name for name in found.identities.of(kind) if name in found.owned and name not in wanted.of(kind)]
-        for name in wanted.of(kind) if loose else ():
-            if name not in found.uuids:
-                match [current for current in loose if found.was(kind, current, name)]:
-                    case [current]:
-                        result[current] = name
-    return result
+    return Difference(tuple(steps), foreign, left, max(FEW, len(found.owned) // 5), tuple(held))
 
 
 def _rename(identities: Identities, names: Mapping[str, str]) -> Identities:
@@ -263,7 +276,3 @@ def _references(entry: Entry) -> Iterator[tuple[str, str, bool]]:
             yield from ((f"claims.{key}", name, True) for key, claim in entry.claims.items() for name in claim.values)
         case Person():
             pass
-
-
-def _words(kind: Kind | None) -> str:
-    return {"person": "person", "group": "group", "service_account": "service account", "client": "client"}[kind or "person"]

@@ -56,8 +56,8 @@ POLICY_ATTRS = {
 class Found:
     """What Kanidm holds: ``identities`` without Kanidm's own accounts, ``uuids`` of every entry by name.
 
-    ``owned``: names of what we made or adopted. ``builtin``: names of Kanidm's own entries. ``made_as``: for those of ours that
-    know it, the name they were made for or adopted as. ``adopted`` is the list of :mod:`kiwi_id.identities.marks`.
+    ``owned``: names of what we made or adopted. ``builtin``: names of Kanidm's own entries. ``described``: what the descriptions
+    say that entries were made for, by name; ``adopted``: the list of :mod:`kiwi_id.identities.marks`.
     """
 
     identities: Identities
@@ -70,7 +70,9 @@ class Found:
     def was(self, kind: Kind, current: str, name: str) -> bool:
         """Return whether the entry of ours called ``current`` was made for, or adopted as, ``name``."""
         uuid = self.uuids[current]
-        return marks.made_for(uuid, kind, name) or self.adopted.get(uuid) == name or self.described.get(current) == name
+        # What somebody has adopted is that from then on, whatever it was made for.
+        noted = self.adopted.get(uuid, self.described.get(current))
+        return marks.made_for(uuid, kind, name) if noted is None else noted == name
 
 
 async def observe(kanidm: Kanidm) -> Found:

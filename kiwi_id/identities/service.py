@@ -45,7 +45,7 @@ class Wish:
 
     def names(self, wanted: Identities) -> frozenset[str]:
         """Return the names that may be adopted."""
-        return frozenset(wanted.places) if self.adopt_all else self.adopt
+        return frozenset(wanted.places) if self.adopt_all else frozenset()
 
 
 @asynccontextmanager
@@ -80,7 +80,7 @@ def exclusive(config: Config) -> Iterator[None]:
 async def compare(kanidm: Kanidm, wanted: Identities, wish: Wish) -> tuple[Difference, Found]:
     """Return what differs between a state file and Kanidm, and what Kanidm has. Raises as :func:`observe` and :func:`diff`."""
     found = await observe(kanidm)
-    return diff(wanted, found, prune=wish.prune, adopt=wish.names(wanted)), found
+    return diff(wanted, found, prune=wish.prune, adopt=wish.names(wanted), adopt_named=wish.adopt), found
 
 
 async def make_so(
@@ -161,7 +161,9 @@ async def apply_configured(config: Config, server: ServerToml, *, told: dict[str
         mistakes = tuple(error.problems) if isinstance(error, ConfigError) else ()
         return Applied(file, len(told), mistakes=mistakes, error=str(error), again=again)
     for name, why in difference.foreign.items():
-        log.warn("an entry of the state file is left alone", name=name, reason=why, fix=f"kiwi-id apply --adopt {name}")
+        log.warn("an entry of the state file is left alone", name=name, reason=why.reason, fix=why.fix)
+    for one in difference.held:
+        log.warn("something of the state file is not given to what is left alone", entry=one.name, key=one.field, to=one.reference)
     refused = tuple(f"{title}: {'; '.join(reasons)}" for title, reasons in told.items() if reasons)
     done = len(told) - len(refused)
     log.info("the state file is in force", file=str(file), steps=done, refused=len(refused), left_alone=len(difference.foreign))

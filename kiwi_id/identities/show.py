@@ -39,7 +39,9 @@ def lines(difference: Difference, *, colour: bool = False) -> Iterator[str]:
         for change in step.changes if step.action in ("create", "change") else ():
             yield f"    {change.field}: {_words(change, new=step.action == 'create')}"
     for name, why in difference.foreign.items():
-        yield _coloured(f"! {name}", "31", colour) + f"  left alone: {why}. To take it over: --adopt {name}, or 'adopt = true'"
+        yield _coloured(f"! {name}", "31", colour) + f"  left alone: {why.reason}. {why.fix}"
+    for one in difference.held:
+        yield f"    {_KINDS[one.kind]} {one.name}: {one.field}: {one.reference} is held back, since it is left alone"
     for kind, name in difference.left:
         yield f"  {_KINDS[kind]} {name}  left the file and stays; 'prune = true' or --prune would remove it"
     yield ("\n" if difference.steps or difference.foreign or difference.left else "") + f"{summary(difference)}."
@@ -74,7 +76,10 @@ def as_dict(difference: Difference) -> dict[str, Any]:
     return {
         "changes": bool(difference.steps),
         "steps": steps,
-        "not_ours": [{"name": name, "reason": why} for name, why in difference.foreign.items()],
+        "not_ours": [{"name": name, "reason": why.reason, "fix": why.fix} for name, why in difference.foreign.items()],
+        "held_back": [
+            {"kind": one.kind, "name": one.name, "field": one.field, "reference": one.reference} for one in difference.held
+        ],
         "left_the_file": [{"kind": kind, "name": name} for kind, name in difference.left],
     }
 

@@ -97,7 +97,7 @@ async def change(kanidm: Kanidm, kind: Kind, key: str, changes: Iterable[Change]
         await attempt(one, partial(entries.modify, kanidm, key, mods))
     for one in changes:
         if one.field in _SPECIAL:
-            await attempt(one, partial(_SPECIAL[one.field], kanidm, key, one))
+            await attempt(one, partial(_SPECIAL[one.field], kanidm, key, one, resolve))
     return refused
 
 
@@ -167,7 +167,7 @@ def _policy(before: Policy | None, after: Policy | None) -> list[Mod]:
     return mods if after else [*mods, {"removed": ["class", "account_policy"]}]
 
 
-async def _ssh_keys(kanidm: Kanidm, key: str, one: Change) -> None:
+async def _ssh_keys(kanidm: Kanidm, key: str, one: Change, resolve: Resolve) -> None:
     before: Mapping[str, str] = one.before
     after: Mapping[str, str] = one.after
     for label, public in before.items():
@@ -178,26 +178,26 @@ async def _ssh_keys(kanidm: Kanidm, key: str, one: Change) -> None:
             await entries.set_ssh_key(kanidm, key, label, public)
 
 
-async def _scopes(kanidm: Kanidm, key: str, one: Change) -> None:
+async def _scopes(kanidm: Kanidm, key: str, one: Change, resolve: Resolve) -> None:
     for group in sorted({*one.before, *one.after}):
         if one.before.get(group) != one.after.get(group):
             scopes = sorted(one.after.get(group, ()))
-            await entries.set_scopes(kanidm, key, group, scopes, supplementary=one.field == "supplementary_scopes")
+            await entries.set_scopes(kanidm, key, resolve(group), scopes, supplementary=one.field == "supplementary_scopes")
 
 
-async def _claims(kanidm: Kanidm, key: str, one: Change) -> None:
+async def _claims(kanidm: Kanidm, key: str, one: Change, resolve: Resolve) -> None:
     nothing = Claim()
     for name in sorted({*one.before, *one.after}):
         before, after = one.before.get(name, nothing), one.after.get(name, nothing)
         # What is added comes first: a claim that loses its last value loses how it is joined, too.
         for group in sorted({*before.values, *after.values}, key=lambda group: (group not in after.values, group)):
             if before.values.get(group) != after.values.get(group):
-                await entries.set_claim(kanidm, key, name, group, sorted(after.values.get(group, ())))
+                await entries.set_claim(kanidm, key, name, resolve(group), sorted(after.values.get(group, ())))
         if name in one.after and before.join != after.join:
             await entries.set_claim_join(kanidm, key, name, after.join)
 
 
-_SPECIAL: dict[str, Callable[[Kanidm, str, Change], Awaitable[None]]] = {
+_SPECIAL: dict[str, Callable[[Kanidm, str, Change, Resolve], Awaitable[None]]] = {
     "ssh_keys": _ssh_keys,
     "scopes": _scopes,
     "supplementary_scopes": _scopes,

@@ -57,9 +57,9 @@ def test_json(ready: World) -> None:
     assert plan.returncode == 2
     change = {"field": "display_name", "before": "", "after": "alice"}
     step = {"action": "create", "kind": "person", "name": "alice", "changes": [change]}
-    assert json.loads(plan.stdout) == {"changes": True, "steps": [step], "not_ours": [], "left_the_file": []}
+    assert json.loads(plan.stdout) == {"changes": True, "steps": [step], "not_ours": [], "held_back": [], "left_the_file": []}
     assert ready.json("apply") == {"ok": True, "done": 1, "refused": [], "secrets": [], **json.loads(plan.stdout)}
-    assert ready.json("plan") == {"changes": False, "steps": [], "not_ours": [], "left_the_file": []}
+    assert ready.json("plan") == {"changes": False, "steps": [], "not_ours": [], "held_back": [], "left_the_file": []}
 
 
 def test_what_is_not_ours(ready: World) -> None:

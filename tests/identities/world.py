@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,14 @@ async def difference(kanidm: Kanidm, wanted: Identities, **options: Any) -> Diff
     return diff(wanted, await observe(kanidm), **options)
 
 
-async def make(kanidm: Kanidm, wanted: Identities, **options: Any) -> list[Done]:
-    """Make Kanidm so; return what was done, the refused included."""
+async def make(
+    kanidm: Kanidm, wanted: Identities, *, between: Callable[[], Awaitable[None]] | None = None, **options: Any
+) -> list[Done]:
+    """Make Kanidm so; return what was done, the refused included. ``between``: what happens after it was read."""
     done: list[Done] = []
     found = await observe(kanidm)
+    if between is not None:
+        await between()
     await apply(kanidm, diff(wanted, found, **options), found, done.append, remove_many=True)
     return done
 
