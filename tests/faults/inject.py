@@ -33,6 +33,7 @@ class Faults:
             "kill -9": (6, self._kill),
             "restart by TERM": (1, self._terminate),
             "planned restart": (1, self._planned),
+            "planned restart beside a slow upload": (1, self._beside_a_slow_upload),
             "STOP and CONT": (5, self._freeze),
             "HUP storm": (2, self._storm),
             "bad config": (3, self._bad_config),
@@ -82,13 +83,30 @@ class Faults:
         await self._end_life(signal.SIGTERM)
 
     async def _planned(self) -> None:
-        """Restart kanidmd in order: nothing at all may come of it, so what is uncertain afterwards has been lost."""
-        before = self._tally.total("uncertain") + self._tally.total("anew")
+        """Restart kanidmd in order: nothing at all may come of it, so the tally is not told that a life ends."""
         outcome = await self._world.ask("restart_upstream")
         if not outcome["ok"]:
             raise AssertionError(f"kanidmd could not be restarted in order: {outcome}")
         self._since, self._short = trio.current_time(), False
-        self._tally.harmed += self._tally.total("uncertain") + self._tally.total("anew") - before
+
+    async def _beside_a_slow_upload(self) -> None:
+        """Restart it in order while a client sends a body without end: that one is cut, and nobody else notices."""
+        async with await trio.open_tcp_stream("127.0.0.1", self._world.port) as stream, trio.open_nursery() as nursery:
+            begun = trio.Event()
+            nursery.start_soon(self._upload, stream, begun)
+            await begun.wait()
+            await self._planned()
+            nursery.cancel_scope.cancel()
+
+    async def _upload(self, stream: trio.SocketStream, begun: trio.Event) -> None:
+        # Both kanidmds read the body before they look at it, and ask for no session before that.
+        head = b"POST /v1/credential/_exchange_intent HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(head + b"transfer-encoding: chunked\r\n\r\n")
+            while True:
+                await stream.send_all(b"40\r\n" + b" " * 64 + b"\r\n")
+                await trio.sleep(0.05)
+                begun.set()
 
     async def _freeze(self) -> None:
         pid = await self._world.ready(None)
@@ -129,12 +147,14 @@ class Faults:
     async def _slow_clients(self) -> None:
         """Start them and leave them beside the faults to come."""
         for number in range(self._random.randint(1, _SLOW_CLIENTS)):
-            self._nursery.start_soon(self._slow_client, number, self._random.uniform(0.1, 2.0))
+            self._nursery.start_soon(self._slow_client, number, self._random.uniform(0.1, 4.0))
         await trio.sleep(self._random.uniform(0.05, 0.2))
 
     async def _slow_client(self, number: int, seconds: float) -> None:
-        stream = await trio.open_tcp_stream("127.0.0.1", self._world.port)
-        async with stream:
+        sock = trio.socket.socket()
+        sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 2048)  # so that what is not read is soon noticed
+        async with trio.SocketStream(sock) as stream:
+            await sock.connect(("127.0.0.1", self._world.port))
             with trio.move_on_after(seconds), suppress(trio.BrokenResourceError):
                 await self._be_slow(stream, number)
 

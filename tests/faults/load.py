@@ -161,6 +161,19 @@ async def refreshes(setting: Setting, user: demo.DemoUser) -> None:
     await for_ever(client, one, setting.pace)
 
 
+async def early_answers(setting: Setting) -> None:
+    """Post what kanidmd answers as soon as it has seen the head, and then closes: the answer must come, and no 502.
+
+    A few go down with kanidmd's own connection, which it closes with the body unread.
+    """
+    client = Client(setting.port)
+
+    async def one() -> None:
+        await setting.tally.ask("early answer", client, "POST", "/v1/none", (404,), body="x" * 60000)
+
+    await for_ever(client, one, setting.pace)
+
+
 class Administrator:
     """A session that may write; begun anew before it grows old. Not counted: it is a means of the load, not the load."""
 

@@ -30,7 +30,7 @@ class Tally:
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
     duplicates: int = 0
-    harmed: int = 0  # requests that a planned restart made uncertain, or had begin anew
+    unexplained: Counter[str] = field(default_factory=Counter)  # uncertain though nobody had ended kanidmd, but in order; by kind
     slowest: float = 0.0
     lives: int = 0  # how often kanidmd was ended, or served anew: a login that spans such a moment may have to begin anew
     ending: bool = False  # it has been told to end: it may say by itself that a login cannot be
@@ -62,6 +62,7 @@ class Tally:
 
         Raises Uncertain, Anew, Lost.
         """
+        lives, ending = self.lives, self.ending
         where = f"{method} {target.partition('?')[0]}"
         try:
             answer = await client.ask(method, target, headers=headers, form=form, body=body)
@@ -73,6 +74,7 @@ class Tally:
             return answer
         if method not in ("GET", "HEAD") and (answer.status, answer.own_error) == (502, "upstream_failed"):
             self.note(kind, "uncertain")
+            self.unexplained[kind] += lives == self.lives and not ending
             raise Uncertain
         if not answer.own_error and since is not None and (since != self.lives or self.ending):
             self.note(kind, "anew")

@@ -29,6 +29,8 @@ def test_no_fault_loses_a_request(seed: int) -> None:
     assert report.cycles == CYCLES
     assert len(report.faults) >= 7
     assert report.requests["whole login"]["ok"] >= CYCLES / 5
+    assert report.refused["slow_reader"]
+    assert report.requests["early answer"]["ok"]
     assert report.arrivals > report.requests["create"]["ok"]
     assert report.memory_growth_mb < 16, report.as_text()
 
@@ -93,7 +95,7 @@ def test_a_report_with_anything_wrong_is_not_good() -> None:
     """Each count of what must not happen makes the run fail."""
     good = {"exit_code": 0, "children": 1}
     assert soak.Report(1, **good).good  # type: ignore[arg-type]
-    for name in ("lost", "duplicates", "harmed_by_planned_restarts", "processes_left", "descriptors_leaked", "torn_log_lines"):
+    for name in ("lost", "duplicates", "harmed", "processes_left", "descriptors_leaked", "torn_log_lines"):
         assert not soak.Report(1, **good, **{name: 3}).good  # type: ignore[arg-type]
     for wrong in ({"failure": "x"}, {"internal_errors": ["x"]}, {"exit_code": None}, {"children": 2}):
         assert not soak.Report(1, **(good | wrong)).good

@@ -36,6 +36,8 @@ SETTINGS = {
     "restart_limit": 1000,
     "log_format": "json",
 }
+# So that clients who do not read come to their end within a run.
+LIMITS = '[limits]\nbody_timeout = "1s"\n'
 LOG_DISK = 16 << 20
 
 
@@ -187,7 +189,7 @@ def _made(directory: Path, kanidmd: Path | None) -> Iterator[World]:
     for name, value in SETTINGS.items():
         text, count = re.subn(rf"^(# )?{name} = .*$", f"{name} = {json.dumps(value)}", text, count=1, flags=re.MULTILINE)
         assert count, name
-    places.config.write_text(text)
+    places.config.write_text(f"{text}\n{LIMITS}")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("KIWI_", "KANIDM_", "NOTIFY_"))}
     with log_disk(places.log_file.parent) as mounted, (directory / "stderr.log").open("ab") as output:
         command = [sys.executable, "-m", "kiwi_id", "run", "--config", str(places.config)]
