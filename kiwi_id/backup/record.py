@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,15 @@ def write(database: Path, account: Account | None, record: Record) -> bool:
 
 
 def read(database: Path) -> Record | None:
-    """Return what is remembered, None when there is nothing, or nothing that can be understood. Raises OSError."""
+    """Return what is remembered, None for nothing. Raises OSError, and ValueError for what :func:`write` does not write."""
     try:
         found = json.loads(read_file(file_of(database)))
-        return Record(str(found["made"]), str(found["path"]), int(found["size"]), bool(found["encrypted"]))
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
-        return None
+    except RecursionError:
+        raise ValueError("no note of a backup") from None
+    match found:
+        case {"made": str(made), "path": str(path), "size": int(size), "encrypted": bool(encrypted)} if size >= 0:
+            if datetime.fromisoformat(made).tzinfo is not None:
+                return Record(made, path, size, encrypted)
+    raise ValueError("no note of a backup")

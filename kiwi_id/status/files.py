@@ -22,6 +22,7 @@ from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.provisioner import mistakes_of
 
 Part = dict[str, Any]
+_CLOCKS = timedelta(minutes=5)  # a clock that was set right since is no reason to doubt
 
 
 def look(config: Config, server: ServerToml | None, now: datetime) -> dict[str, Any]:
@@ -89,15 +90,24 @@ def _certificate(file: Path, now: datetime) -> Part:
 
 
 def backup(config: Config, server: ServerToml | None, now: datetime) -> Part:
-    """Return the latest backup and how it stands against ``backup_interval``. Raises OSError."""
+    """Return the latest backup and how it stands against ``backup_interval``. Raises OSError.
+
+    ``doubt`` says in words why nobody can tell how old it is, else it is None.
+    """
     interval = config.backup_interval
-    part: Part = {"last": None, "age_hours": None, "interval_hours": interval and interval / 3600, "late": False}
+    part: Part = {"last": None, "age_hours": None, "interval_hours": interval and interval / 3600, "late": False, "doubt": None}
     since = instance_since(config)
-    found = record.read(server.db_path) if server else None
+    try:
+        found = record.read(server.db_path) if server else None
+    except ValueError:
+        found = None
+        part["doubt"] = f"{record.file_of(server.db_path) if server else ''} is not what 'kiwi-id backup' notes"
     if found is not None:
         since = datetime.fromisoformat(found.made)
         part["last"] = found.as_dict() | {"there": _exists(Path(found.path))}
         part["age_hours"] = round((now - since) / timedelta(hours=1), 1)
+        if since - now > _CLOCKS:
+            part["doubt"] = f"the last backup was made at {stamp(since)}, which is to come: a clock was wrong then, or is now"
     # One that is missed is late, one that is an hour behind is not.
     part["late"] = interval is not None and since is not None and now - since > timedelta(seconds=2 * interval)
     return part

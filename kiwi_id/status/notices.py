@@ -146,7 +146,9 @@ def of_files(parts: Mapping[str, Any]) -> Iterator[Notice]:
     backup, disk = parts["backup"], parts["disk"]
     if "error" not in backup and backup["interval_hours"] is not None:
         every = "systemctl enable --now kiwi-id-backup.timer (docs/backup.md)"
-        if backup["late"] and backup["last"]:
+        if backup["doubt"]:
+            yield Notice("warning", "backup_unknown", backup["doubt"], "Make one: kiwi-id backup DIR")
+        elif backup["late"] and backup["last"]:
             text = f"the last backup is {backup['age_hours'] / 24:.0f} days old, and there is to be one every {_time(backup)}"
             yield Notice("warning", "backup_late", text, "See why: systemctl status kiwi-id-backup; make one: kiwi-id backup DIR")
         elif backup["late"]:

@@ -116,13 +116,13 @@ class Screen:
             yield from self._row("", document["identities"]["file"])
         backup = document["backup"]
         if backup.get("error") or not backup["last"]:
-            yield from self._row("backup", backup.get("error") or "none")
+            yield from self._row("backup", backup.get("error") or backup["doubt"] or "none")
         else:
             last = backup["last"]
             sealed = ", encrypted" if last["encrypted"] else ""
             gone = "" if last["there"] else " (not there any more)"
-            ago = duration((now - _moment(last["made"])).total_seconds())
-            yield from self._row("backup", f"{clock(last['made'])}, {ago} ago, {size(last['size'])}, read back{sealed}")
+            ago = "in the future" if backup["doubt"] else f"{duration((now - _moment(last['made'])).total_seconds())} ago"
+            yield from self._row("backup", f"{clock(last['made'])}, {ago}, {size(last['size'])}, read back{sealed}")
             yield from self._row("", f"{last['path']}{gone}")
         disk = document["disk"]
         text = disk.get("error") or f"{size(disk['free'])} of {size(disk['total'])} free, database {size(disk['database'])}"

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from kiwi_id.errors import Exit
 from tests.supervisor import conftest
 from tests.supervisor.kiwi import PATIENCE, Kiwi, eventually
 from tests.supervisor.separation import opened
@@ -252,6 +253,35 @@ def test_why_a_hung_kanidmd_was_restarted(kiwi: Kiwi) -> None:
     (ended,) = kiwi.ask()["upstream"]["history"]
     assert re.fullmatch(r"no successful probe for \d+ s", ended["reason"])
     assert ended["planned"] is False
+
+
+NOTE = {"made": "2026-01-01T00:00:00Z", "path": "/gone.tar.gz", "size": 5, "encrypted": True}
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        b"",
+        b"[" * 100_000,
+        b"[]",
+        json.dumps(NOTE | {"made": "rubbish"}).encode(),
+        json.dumps(NOTE | {"made": "2026-01-01"}).encode(),
+        json.dumps(NOTE | {"size": "big"}).encode(),
+        json.dumps(NOTE | {"path": 7}).encode(),
+        json.dumps(NOTE | {"made": "2999-01-01T00:00:00Z"}).encode(),
+    ],
+    ids=lambda note: note[:40].decode(),
+)
+def test_a_note_of_a_backup_that_nobody_can_believe(kiwi: Kiwi, note: bytes) -> None:
+    """It may be anything, or of a clock that was wrong: that is a warning, and the rest of the screen stands."""
+    kiwi.places.database.touch()
+    kiwi.places.database.with_name("kanidm.db.kiwi-backup").write_bytes(note)
+    assert "backup_unknown" in codes(kiwi)
+    assert not {"backup_late", "backup_none"} & set(codes(kiwi))
+    done = kiwi.cli("status")
+    assert done.returncode == Exit.UNAVAILABLE
+    assert "in the future" in done.stdout if b"2999" in note else "is not what 'kiwi-id backup' notes" in done.stdout
+    assert "disk" in done.stdout
 
 
 @pytest.mark.parametrize("age_days", [1, 30])
