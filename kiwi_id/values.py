@@ -205,14 +205,17 @@ def https_address(value: Any) -> Address:
     return address(parts.netloc if port is not None else parts.netloc.removesuffix(":") + ":443", any_port=False)
 
 
-def uri(value: Any) -> str:
-    """Check an absolute URI without fragment: http(s) with a host, or a scheme of an app (RFC 8252 §7.1). Raises Refused."""
-    allowed = 'an absolute URI without fragment, such as "https://mail.example.com/callback"'
+def uri(value: Any, *, fragment: bool = False) -> str:
+    """Check an absolute URI: http(s) with a host, or a scheme of an app (RFC 8252 §7.1); with a ``fragment`` only when asked for.
+
+    Raises Refused.
+    """
+    allowed = f'an absolute URI{"" if fragment else " without fragment"}, such as "https://mail.example.com/callback"'
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*:[\x21-\x7e]+", value):
         raise Refused(shown(value), allowed)
     try:
         parts = urlsplit(value)
-        bad = "#" in value or "@" in parts.netloc or (parts.scheme in ("http", "https") and not parts.hostname)
+        bad = ("#" in value and not fragment) or "@" in parts.netloc or (parts.scheme in ("http", "https") and not parts.hostname)
     except ValueError:
         bad = True
     if bad or parts.scheme in ("javascript", "data", "file", "vbscript"):

@@ -26,7 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file; return 0. Raises ConfigError when it is there already or cannot be written."""
+    """Write the file; return 0, or 1 when something of Kanidm's cannot be in a state file and is a comment in it.
+
+    Raises ConfigError when it is there already or cannot be written.
+    """
     import trio  # noqa: PLC0415
 
     from kiwi_id.identities import export, service  # noqa: PLC0415
@@ -45,20 +48,23 @@ def run(args: argparse.Namespace) -> int:
         known = {}
         sys.stderr.write(f"Without the names of secret files: {error.diagnostics()}\n")
 
-    async def read() -> str:
+    async def read() -> export.Exported:
         async with service.session(instance, server, recover=args.recover) as kanidm:
-            return export.text(export.of_instance(await observe(kanidm), known), header=HEADER)
+            return export.export(export.of_instance(await observe(kanidm), known), header=HEADER)
 
-    text = trio.run(read)
+    made = trio.run(read)
     if args.recover:
         sys.stderr.write(plan.RECOVERED)
+    for words in made.left_out:
+        sys.stderr.write(f"Only as a comment: {words}\n")
+    code = Exit.FAILURE if made.left_out else Exit.OK
     if args.output is None:
-        sys.stdout.write(text)
-        return Exit.OK
+        sys.stdout.write(made.text)
+        return code
     try:
         with args.output.open("x", encoding="utf-8") as file:
-            file.write(text)
+            file.write(made.text)
     except OSError as error:
         found = error.strerror or str(error)
         raise ConfigError([Problem(str(args.output), "", found, "a new file", "Name another, or remove this one.")]) from None
-    return Exit.OK
+    return code

@@ -22,7 +22,8 @@ _MAIL = re.compile(
     r"[a-zA-Z0-9.!#$%&'*+/=?^_`{|}~-]+@[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?)*"
 )
 _SSH = re.compile(r"([a-z][a-z0-9@.-]+) ([A-Za-z0-9+/]{16,}={0,3})(?: .*)?")
-_LABEL = re.compile(r"(?!.*: )[^\x00-\x1f\x7f-\x9f]{1,128}")
+# Kanidm shows label and key as one text, and what follows ": " in a label must not look like a key.
+_LABEL = re.compile(r"(?!.*: [a-z][a-z0-9@.-]+ )[^\x00-\x1f\x7f-\x9f]{1,128}")
 _SCOPE = re.compile(r"[0-9a-zA-Z_]+")
 # OAUTH_CLAIMNAME_RE of 1.10; 1.5.0 has only letters, digits and the underscore, and says so itself.
 _CLAIM_VALUE = re.compile(r"[0-9a-zA-Z_]+(?:[:-][0-9a-zA-Z_]+)*")
@@ -53,14 +54,9 @@ def reference(value: Any) -> str:
     return value
 
 
-def text(value: Any, *, most: int = 1024, empty: bool = True) -> str:
+def text(value: Any, *, most: int = 8192, empty: bool = True) -> str:
     """Check one line of text without control characters. Raises Refused."""
-    if (
-        not isinstance(value, str)
-        or len(value) > most
-        or not (value or empty)
-        or re.search(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", value)
-    ):
+    if not isinstance(value, str) or len(value) > most or not (value or empty) or re.search(r"[\x00-\x1f\x7f-\x9f]", value):
         raise Refused(shown(value), f"a string on one line of {0 if empty else 1} to {most} characters")
     return value
 
@@ -133,7 +129,7 @@ def _matching(pattern: re.Pattern[str], allowed: str) -> Callable[[Any], str]:
     return parse
 
 
-_label = _matching(_LABEL, "a label of up to 128 characters on one line, without ': '")
+_label = _matching(_LABEL, "a label of up to 128 characters on one line, without a key after ': ' in it")
 _scope = _matching(_SCOPE, "a scope of letters, digits and '_'")
 _claim = _matching(_SCOPE, "a claim's name of letters, digits and '_'")
 _value = _matching(_CLAIM_VALUE, "a value of letters, digits and '_', from Kanidm 1.10 on with '-' and ':' between them")
@@ -151,14 +147,24 @@ def _whole_seconds(value: Any, *, low: float, high: float) -> int:
     return int(values.duration(value, low=low, high=high))
 
 
-def uri(value: Any) -> str:
-    """Return a URI in the form that Kanidm stores (WHATWG URL): lower-case scheme and host, no default port. Raises Refused."""
-    checked = values.uri(value)
+def uri(value: Any, *, fragment: bool = False) -> str:
+    """Return a URI in the form that Kanidm stores (WHATWG URL): lower-case scheme and host, no default port.
+
+    A redirect URI has no fragment (RFC 6749 §3.1.2); the address that people open may have one. Raises Refused.
+    """
+    checked = values.uri(value, fragment=fragment)
     scheme, _, rest = checked.partition(":")
     # Kanidm would store these otherwise, and whoever compares URIs by hand would look in vain for what is different.
-    if re.search(r"""["'<>\\^`{|}]|/(?:\.|%2e){1,2}(?:[/?]|$)""", rest, re.IGNORECASE):
+    path, mark, query = rest.partition("?")
+    if (
+        re.search(r"""["<>\\^`{}]|/(?:\.|%2e){1,2}(?:[/?#]|$)""", path + mark, re.IGNORECASE)
+        or re.search(r"""["'<>\\`]""", query)
+        or ("'" in path and scheme.lower() not in _PORTS)
+    ):
         raise Refused(
-            shown(value), "a URI without dot segments and without quotes, <, >, \\, ^, `, {, | and }", "Write them as %XX."
+            shown(value),
+            "a URI without dot segments and without quotes, <, >, \\, ^ and `; before the ? without { and }",
+            "Write them as %XX.",
         )
     parts = urlsplit(checked)
     if parts.scheme not in _PORTS:
@@ -195,11 +201,13 @@ def _by_group(value: Any) -> dict[str, frozenset[str]]:
 _CLAIM = {"join": Field(values.one_of("array", "csv", "ssv"), "array"), "values": Field(_by_group, {})}
 # Kanidm takes some of these ranges only (server/lib/src/plugins/gidnumber.rs) and says which.
 _GID = Field(partial(values.integer, low=1000, high=(1 << 31) - 1), None)
-_COUNT = partial(values.integer, low=1, high=(1 << 31) - 1)
+_MOST = (1 << 32) - 1  # of Kanidm's numbers
+_COUNT = partial(values.integer, low=1, high=_MOST)
+_TIME = partial(_whole_seconds, low=0, high=_MOST)
 _POLICY = {
     "credential_minimum": Field(values.one_of("any", "mfa", "passkey", "attested_passkey"), None),
-    "session_expiry": Field(partial(_whole_seconds, low=1, high=3650 * 86400), None),
-    "privilege_expiry": Field(partial(_whole_seconds, low=1, high=3650 * 86400), None),
+    "session_expiry": Field(_TIME, None),
+    "privilege_expiry": Field(_TIME, None),
     "password_minimum_length": Field(partial(values.integer, low=1, high=1024), None),
     "search_max_results": Field(_COUNT, None),
     "search_max_filter_test": Field(_COUNT, None),
@@ -231,7 +239,7 @@ FIELDS: dict[Kind, dict[str, Field]] = {
         "adopt": _ADOPT,
     },
     "group": {
-        "description": Field(partial(text, most=8192), ""),
+        "description": Field(text, ""),
         "members": Field(lambda value: frozenset(_references(value)), frozenset()),
         "managed_by": Field(reference, ""),
         "mail": Field(lambda value: frozenset(many(value, _mail, '["staff@example.com"]')), frozenset()),
@@ -248,7 +256,7 @@ FIELDS: dict[Kind, dict[str, Field]] = {
     "client": {
         "display_name": Field(partial(text, empty=False), ""),
         "type": Field(values.one_of("basic", "public"), "basic"),
-        "landing": Field(uri, ""),
+        "landing": Field(partial(uri, fragment=True), ""),
         "redirect_uris": Field(lambda value: frozenset(many(value, uri, '["https://mail.example.com/callback"]')), frozenset()),
         "strict_redirect_uris": Field(values.boolean, True),
         "localhost_redirect": Field(values.boolean, False),

@@ -149,11 +149,8 @@ def _person(name: str, entry: Entry) -> Person:
     mail = entry.get("mail", [])
     keys: dict[str, str] = {}
     for line in entry.get("ssh_publickey", ()):
-        label, _, key = line.partition(": ")
-        try:
-            keys[label] = ssh_key(key)
-        except Refused:  # of a kind that we do not know: shown as it is
-            keys[label] = key.strip()
+        label, key = _labelled(line)
+        keys[label] = key
     return Person(
         name,
         _one(entry, "displayname"),
@@ -164,6 +161,18 @@ def _person(name: str, entry: Entry) -> Person:
         _time(_one(entry, "account_expire")),
         _time(_one(entry, "account_valid_from")),
     )
+
+
+def _labelled(line: str) -> tuple[str, str]:
+    """Return label and key; the label ends at the first ": " after which there is a key, for it may hold that itself."""
+    parts = line.split(": ")
+    for at in range(1, len(parts)):
+        try:
+            return ": ".join(parts[:at]), ssh_key(": ".join(parts[at:]))
+        except Refused:
+            continue
+    label, _, key = line.partition(": ")  # of a kind that we do not know: shown as it is
+    return label, key.strip()
 
 
 def _group(name: str, entry: Entry, builtin: frozenset[str]) -> Group:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pty
@@ -100,6 +99,23 @@ def test_export_to_another_instance(ready: World, command: tuple[str, ...]) -> N
     assert [(step["action"], step["name"]) for step in adopted["steps"]] == [("adopt", "dora")]
 
 
+def test_export_of_what_no_state_file_may_have(ready: World) -> None:
+    """It is told, with exit code 1, and the file is good all the same."""
+
+    async def by_hand() -> None:
+        async with ready.client() as kanidm:
+            kanidm.use_token(ready.token.read_text().strip())
+            await kanidm.create_client("app", "App", "https://app.example.com/")
+            await kanidm.add_redirect_uris("app", "https://app.example.com/cb#x")
+
+    trio.run(by_hand)
+    exported = ready.run("export")
+    assert exported.returncode == Exit.FAILURE
+    assert exported.stderr.startswith("Only as a comment: clients.app.redirect_uris: found a URI that cannot be used")
+    file = write(ready, exported.stdout)
+    assert ready.run("plan", "--file", str(file)).stdout.startswith("! app  left alone")
+
+
 def test_without_an_account_of_ours(world: World) -> None:
     """Before a bootstrap the words say what to do; --recover is a way, and says what it has done."""
     write(world, "[persons.alice]\n")
@@ -124,16 +140,6 @@ def test_mistakes_are_told_all_at_once(ready: World) -> None:
     assert "write it in config.toml, in [clients.NAME]" in failed.stderr
     missing = ready.run("plan", "--file", "/nowhere.toml")
     assert (missing.returncode, "no state file" in missing.stderr) == (Exit.NOINPUT, True)
-
-
-def test_two_at_once(ready: World) -> None:
-    """A second apply is refused while one is at work: exit code 69, for it may be tried again."""
-    write(ready, "[persons.alice]\n")
-    with ready.config_file.open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        refused = ready.run("apply")
-    assert (refused.returncode, "Another 'kiwi-id apply' is at work" in refused.stderr) == (Exit.UNAVAILABLE, True)
-    assert ready.ok("apply").startswith("+ person alice")
 
 
 def test_progress(ready: World) -> None:

@@ -58,7 +58,7 @@ def problems(text: str) -> list[str]:
         ),
         ("[clients.c]\nlanding = 'https://x/'\nsecret = 'x'", "Name a file by 'secret_file'."),
         ("[clients.c]\nlanding = 'https://x/a/../b'", "a URI without dot segments"),
-        ("[clients.c]\nlanding = 'https://x/?a={b}'", "a URI without dot segments"),
+        ("[clients.c]\nlanding = 'https://x/{b}'", "a URI without dot segments"),
         ("prune = 'yes'", 'identities.toml:1: prune: found "yes" (string); allowed: true or false'),
         ("persons = 3", "persons: found 3 (integer); allowed: tables such as [persons.NAME]"),
         ("[persons.a", "TOML syntax error"),
