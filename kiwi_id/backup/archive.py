@@ -9,103 +9,28 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
-import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast, get_args, get_type_hints
+from typing import Any, BinaryIO, cast
 
 from kiwi_id.backup import BackupError
+from kiwi_id.backup.manifest import FORMAT, MANIFEST, Manifest, Member
 
-FORMAT = 1
-_MANIFEST = "manifest.json"
+__all__ = ["FORMAT", "Manifest", "Member", "Reader", "write"]
+
 _MOST_MANIFEST = 16 << 20
+# Of a member's headers, extended ones (PAX) with long names included; tarfile reads those whole, and ahead in records.
+_MOST_HEADERS = 128 << 10
 _BLOCK = 1 << 20
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One file: ``role`` in the instance, ``path`` where it lay, ``mode`` as octal digits, ``owner`` and ``group`` by name."""
-
-    role: str
-    path: str
-    size: int
-    mode: str
-    owner: str
-    group: str
-    sha256: str
-
-    @property
-    def name(self) -> str:
-        """What the member is called in the archive."""
-        return "files" + self.path
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What an archive says of itself.
-
-    ``made`` is the time (RFC 3339, UTC); ``kiwi_id``, ``kanidm`` and ``kanidm_sha256`` what it was made with. ``root`` is the
-    directory of the instance's tree, empty when its files lie in no tree that ``kiwi-id init`` makes.
-    """
-
-    format: int
-    made: str
-    kiwi_id: str
-    kanidm: str
-    kanidm_sha256: str
-    domain: str
-    origin: str
-    root: str
-    members: tuple[Member, ...]
-
-    def encode(self) -> bytes:
-        """Return it as JSON."""
-        return json.dumps(asdict(self), indent=2, ensure_ascii=False).encode() + b"\n"
-
-    @classmethod
-    def decode(cls, data: bytes) -> Manifest:
-        """Check what JSON says. Raises BackupError."""
-        try:
-            table = json.loads(data)
-            form = table["format"]
-            if form != FORMAT:
-                raise BackupError(f"a backup of the format {form!r}; this Kiwi ID reads {FORMAT}: use a newer one")
-            members = tuple(_typed(Member, entry) for entry in table["members"])
-            manifest = _typed(cls, {**table, "members": members})
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise BackupError(f"{_MANIFEST} is not what Kiwi ID writes: the backup is damaged") from None
-        for member in members:
-            if not _is_plain(member.path) or not re.fullmatch("0[0-7]{3}", member.mode) or member.size < 0:
-                raise BackupError(f"{_MANIFEST} has an entry that Kiwi ID does not write ({member.path!r}): do not trust this file")
-        if len({member.path for member in members}) != len(members):
-            raise BackupError(f"{_MANIFEST} names a file twice: do not trust this backup")
-        return manifest
-
-
-def _is_plain(path: str) -> bool:
-    return path.startswith("/") and ".." not in path.split("/") and str(Path(path)) == path and "\0" not in path
-
-
-def _typed(kind: type[T], table: dict[str, Any]) -> T:
-    for name, wanted in get_type_hints(kind).items():
-        value = table[name]
-        if not isinstance(value, tuple if get_args(wanted) else wanted) or isinstance(value, bool):
-            raise TypeError(name)
-    return kind(**{name: table[name] for name in get_type_hints(kind)})
 
 
 @contextmanager
 def _told_in_words() -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError, OverflowError) as error:
         raise BackupError(f"no whole backup of Kiwi ID: {str(error) or 'it was cut off'}") from None
 
 
@@ -117,7 +42,7 @@ def write(target: BinaryIO, manifest: Manifest, contents: Callable[[Member], Bin
         tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
     ):
         head = manifest.encode()
-        tar.addfile(_entry(_MANIFEST, len(head), 0o600), io.BytesIO(head))
+        tar.addfile(_entry(MANIFEST, len(head), 0o600), io.BytesIO(head))
         for member in manifest.members:
             with contents(member) as file:
                 tar.addfile(_entry(member.name, member.size, int(member.mode, 8)), file)
@@ -129,6 +54,29 @@ def _entry(name: str, size: int, mode: int) -> tarfile.TarInfo:
     return entry
 
 
+class _Bounded:
+    """What tarfile reads from: no more than was granted, and the last of it remembered, for what stands behind the tar's end."""
+
+    def __init__(self, source: gzip.GzipFile) -> None:
+        self._source, self._left, self._total, self._last = source, 0, 0, b""
+
+    def grant(self, size: int) -> None:
+        self._left = size + tarfile.RECORDSIZE
+
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0 or size > self._left:
+            raise BackupError("it has headers larger than Kiwi ID writes: do not trust this file")
+        data = self._source.read(size)
+        self._left -= len(data)
+        self._total += len(data)
+        self._last = (self._last + data)[-2 * tarfile.RECORDSIZE :]
+        return data
+
+    def behind(self, offset: int) -> bytes:
+        """Return what was read beyond ``offset``."""
+        return self._last[max(len(self._last) - (self._total - offset), 0) :]
+
+
 class Reader:
     """An archive that is being read: the manifest at once, the rest by :meth:`read`."""
 
@@ -136,11 +84,20 @@ class Reader:
         """Read the manifest. Raises BackupError."""
         with _told_in_words():
             self._packed = gzip.GzipFile(fileobj=source, mode="rb")
-            self._tar = tarfile.open(fileobj=self._packed, mode="r|")  # noqa: SIM115 - closed in read(), or with its source
-            entry = self._tar.next()
-            if entry is None or entry.name != _MANIFEST or not entry.isreg() or entry.size > _MOST_MANIFEST:
-                raise BackupError(f"no backup of Kiwi ID: it does not begin with {_MANIFEST}")
+            self._bounded = _Bounded(self._packed)
+            self._bounded.grant(_MOST_HEADERS)
+            # Closed in read(), or with its source.
+            self._tar = tarfile.open(fileobj=cast("Any", self._bounded), mode="r|", bufsize=tarfile.RECORDSIZE)  # noqa: SIM115
+            entry = self._next()
+            if entry is None or entry.name != MANIFEST or not _is_plain(entry) or entry.size > _MOST_MANIFEST:
+                raise BackupError(f"no backup of Kiwi ID: it does not begin with {MANIFEST}")
             self.manifest = Manifest.decode(cast("BinaryIO", self._tar.extractfile(entry)).read())
+
+    def _next(self) -> tarfile.TarInfo | None:
+        self._bounded.grant(_MOST_HEADERS)
+        entry = self._tar.next()
+        self._bounded.grant(entry.size if entry else 0)
+        return entry
 
     def read(self, take: Callable[[Member], BinaryIO] | None = None) -> None:
         """Read all members to the very end, each into the file that ``take`` opens, and compare them with the manifest.
@@ -149,8 +106,8 @@ class Reader:
         """
         with _told_in_words():
             for member in self.manifest.members:
-                entry = self._tar.next()
-                if entry is None or entry.name != member.name or not entry.isreg() or entry.size != member.size:
+                entry = self._next()
+                if entry is None or entry.name != member.name or not _is_plain(entry) or entry.size != member.size:
                     raise BackupError(f"{member.path} is not where the manifest says: the backup is damaged")
                 file = cast("BinaryIO", self._tar.extractfile(entry))  # None for what is no file, which was looked at
                 digest = hashlib.sha256()
@@ -161,8 +118,13 @@ class Reader:
                             target.write(block)
                 if digest.hexdigest() != member.sha256:
                     raise BackupError(f"{member.path} has another checksum than the manifest says: the backup is damaged")
-            if self._tar.next() is not None:
+            if self._next() is not None:
                 raise BackupError("there is more in the backup than the manifest says: do not trust it")
+            # To the end, where gzip's checksum and the last encrypted chunk are; tar fills its last record with zeros.
+            if self._bounded.behind(self._tar.offset).strip(b"\0") or self._packed.read(1):
+                raise BackupError("there is something behind the end of the backup: do not trust it")
             self._tar.close()
-            while self._packed.read(_BLOCK):  # to the end, where gzip's checksum and the last encrypted chunk are
-                pass
+
+
+def _is_plain(entry: tarfile.TarInfo) -> bool:
+    return entry.type == tarfile.REGTYPE and entry.sparse is None

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from kiwi_id.backup import BackupError, state
-from kiwi_id.backup.archive import Member
+from kiwi_id.backup.manifest import Member
 from kiwi_id.config import Config
 from kiwi_id.identities import load as identities
 from kiwi_id.instance.access import group_name, user_name

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from kiwi_id import config
 from kiwi_id.backup import BackupError
-from kiwi_id.backup.archive import Manifest
 from kiwi_id.backup.collect import CONFIG, SERVER
+from kiwi_id.backup.manifest import Manifest
 from kiwi_id.config import Config
 from kiwi_id.instance import layout
 from kiwi_id.instance.templates import toml_value

@@ -101,7 +101,7 @@ def _main(arguments: list[str]) -> int:
     try:
         code: int = modules[wanted].run(args)
     except KiwiError as error:
-        streams.tell(f"kiwi-id {args.command}: {error.diagnostics()}\n")
+        streams.tell(f"kiwi-id {args.command}: {streams.plain(error.diagnostics())}\n")
         return error.exit_code
     return code
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from kiwi_id import config
 from kiwi_id.cli.backup import add_passphrase_option, ask, passphrase_of
+from kiwi_id.cli.shared import shown
+from kiwi_id.cli.streams import plain
 from kiwi_id.errors import Exit
 
 if TYPE_CHECKING:
-    from kiwi_id.backup.archive import Manifest
+    from kiwi_id.backup.manifest import Manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**_facts(done.manifest), "config": str(done.config), **paths, "notes": done.notes}, indent=2))
         return Exit.OK
     for path in done.aside:
-        print(f"kept     {path}")
+        print(f"kept     {shown(str(path))}")
     for path in done.written:
-        print(f"written  {path}")
+        print(f"written  {shown(str(path))}")
     for note in done.notes:
-        print(f"\n{note}")
+        print(f"\n{plain(note)}")
     print(f"\nThis is the instance of {done.manifest.domain} as it was at {done.manifest.made}. Next: {following}")
     return Exit.OK
 

@@ -41,6 +41,11 @@ def tell(text: str) -> None:
         sys.stderr.flush()
 
 
+def plain(text: str) -> str:
+    """Return a text of several lines without what a terminal would obey: names and files may have been made by anybody."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+
+
 class NoAnswer(KiwiError):
     """A question at the terminal that nobody has answered. Exit code 64."""
 

@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import tarfile
+import tracemalloc
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -114,6 +115,37 @@ def test_turned_bits_of_a_plain_backup_are_found(kept: Kept) -> None:
     assert found > 140
 
 
+# What somebody may write into a manifest: values of one entry, or of the whole.
+MANIFESTS: dict[str, dict[str, object]] = {
+    "dots": {"path": "/etc/../etc/evil"},
+    "relative": {"path": "etc/evil"},
+    "root": {"path": "/"},
+    "double": {"path": "//etc/evil"},
+    "trailing": {"path": "/etc/evil/"},
+    "nul": {"path": "/etc/e\0vil"},
+    "surrogate": {"path": "/etc/\ud800"},
+    "long": {"path": f"/etc/{'a' * 250}"},
+    "mode": {"mode": "4755"},
+    "mode_type": {"mode": 0o600},
+    "format": {"format": 2},
+    "format_type": {"format": "1"},
+    "type": {"size": "many"},
+    "negative": {"size": -1},
+    "owner_large": {"owner": "99999999999999999999"},
+    "owner_nobody": {"owner": "4294967295"},
+    "owner_nul": {"owner": "a\0b"},
+    "owner_empty": {"owner": ""},
+    "group_escape": {"group": "\x1b[2J"},
+    "digest": {"sha256": "0" * 63},
+    "kanidm": {"kanidm": "1.5"},
+    "kanidm_words": {"kanidm": "one.five.zero"},
+    "kanidm_escape": {"kanidm": "1.5.0-\x1b[2J"},
+    "domain": {"domain": "id.example.com\x1b]0;evil\x07"},
+    "made": {"made": "yesterday"},
+    "tree": {"root": "srv"},
+}
+
+
 def rewritten(file: Path, change: str) -> bytes:
     """Return a plain archive packed anew, with good checksums of gzip, after a change that somebody might make on purpose."""
     with tarfile.open(file) as tar:
@@ -129,18 +161,13 @@ def rewritten(file: Path, change: str) -> bytes:
         del members[-1]
     else:
         table = json.loads(members[0][1])
-        if change == "dots":
-            table["members"][1]["path"] = "/etc/../etc/evil"
-        elif change == "relative":
-            table["members"][1]["path"] = "etc/evil"
-        elif change == "twice":
+        if change == "twice":
             table["members"][1]["path"] = table["members"][0]["path"]
-        elif change == "mode":
-            table["members"][1]["mode"] = "4755"
-        elif change == "format":
-            table["format"] = 2
-        elif change == "type":
-            table["members"][1]["size"] = "many"
+        elif change == "below":
+            table["members"][1]["path"] = table["members"][0]["path"] + "/below"
+        else:
+            for key, value in MANIFESTS[change].items():
+                (table["members"][1] if key in table["members"][1] else table)[key] = value
         data = json.dumps(table).encode()
         members[0][0].size, members[0] = len(data), (members[0][0], data)
     target = io.BytesIO()
@@ -150,7 +177,7 @@ def rewritten(file: Path, change: str) -> bytes:
     return gzip.compress(target.getvalue())
 
 
-@pytest.mark.parametrize("change", ["content", "link", "added", "dropped", "dots", "relative", "twice", "mode", "format", "type"])
+@pytest.mark.parametrize("change", ["content", "link", "added", "dropped", "twice", "below", *MANIFESTS])
 def test_an_archive_that_was_packed_anew_is_refused(kept: Kept, change: str) -> None:
     """Whatever does not agree with the manifest, or is no manifest of ours, is refused, and nothing was written."""
     kept.backup.write_bytes(rewritten(kept.backup, change))
@@ -158,7 +185,56 @@ def test_an_archive_that_was_packed_anew_is_refused(kept: Kept, change: str) -> 
     done = kiwi_id("restore", kept.backup)
     assert done.returncode == Exit.FAILURE, done.stderr
     assert "Traceback" not in done.stderr
+    assert done.stderr.removesuffix("\n").isprintable()
     assert kept.content() == "after"
+    assert not list(kept.places.root.rglob("*.before-restore-*"))
+
+
+def test_nothing_stands_behind_the_end(kept: Kept) -> None:
+    """A second archive behind the first, or anything in the tar's own padding, is refused: something might read that instead."""
+    whole = kept.backup.read_bytes()
+    plain = bytearray(gzip.decompress(whole))
+    assert not plain[-600:].strip(b"\0")
+    verify(kept.backup, None)
+    kept.backup.write_bytes(whole + whole)
+    with pytest.raises(BackupError, match="behind the end"):
+        verify(kept.backup, None)
+    plain[-10] = 1
+    for tail in (bytes(plain), gzip.decompress(whole) + b"\0" * 512):
+        kept.backup.write_bytes(gzip.compress(tail))
+        with pytest.raises(BackupError, match="behind the end"):
+            verify(kept.backup, None)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_header_cannot_unpack_to_all_memory(kept: Kept, at: int) -> None:
+    """An extended header of 64 MiB, which gzip makes tiny, is refused after the first part of it."""
+    target = io.BytesIO()
+    with tarfile.open(kept.backup) as source, tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for number, entry in enumerate(source):
+            if number == at:
+                entry.pax_headers = {"comment": "a" * (64 << 20)}
+            tar.addfile(entry, source.extractfile(entry))
+    kept.backup.write_bytes(gzip.compress(target.getvalue(), 1))
+    tracemalloc.start()
+    with pytest.raises(BackupError, match="larger than Kiwi ID writes"):
+        verify(kept.backup, None)
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+
+
+def test_a_sparse_member_is_refused(kept: Kept) -> None:
+    """A member that tar would fill with zeros of any length is none that Kiwi ID writes."""
+    with tarfile.open(kept.backup) as tar:
+        members = [(entry, cast("BinaryIO", tar.extractfile(entry)).read()) for entry in tar]
+    members[1][0].type = tarfile.CONTTYPE
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for entry, data in members:
+            tar.addfile(entry, io.BytesIO(data))
+    kept.backup.write_bytes(gzip.compress(target.getvalue()))
+    with pytest.raises(BackupError, match="not where the manifest says"):
+        verify(kept.backup, None)
 
 
 def test_what_is_no_backup_is_told(tmp_path: Path) -> None:
