@@ -11,12 +11,12 @@ closed to us (``upstream_user``).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,7 @@ import trio
 
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
+from kiwi_id.instance import owners, turns
 from kiwi_id.instance.files import write_atomic
 from kiwi_id.kanidm import accounts
 from kiwi_id.kanidm.admin import recover_account
@@ -136,16 +137,11 @@ async def bootstrap(
 @asynccontextmanager
 async def _alone(config: Config) -> AsyncIterator[None]:
     """Keep others out until the end: to another one, an administrator that this one has just reset would look used by a person."""
-    directory = config.kanidm_token.parent
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise _unusable(error, directory) from None
+    descriptor = turns.opened(config, "bootstrap")
     try:
         with trio.move_on_after(PATIENCE) as waiting:
             while True:
-                with suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if turns.taken(descriptor):
                     break
                 await trio.sleep(0.05)
         if waiting.cancelled_caught:
@@ -228,22 +224,30 @@ async def _sign_in(kanidm: Kanidm, config: Config, server: ServerToml, password:
     if password is not None:
         await kanidm.login(ADMINISTRATOR, password)
         return False
-    if begun := _read_begun(config):
+    begun = _read_begun(config)
+    if begun is not None and begun.password:
         try:
-            await kanidm.login(ADMINISTRATOR, begun)
+            await kanidm.login(ADMINISTRATOR, begun.password)
         except LoginDenied:  # somebody has set another one since
             _begun(config).unlink(missing_ok=True)
+            begun = None
         else:
             return True
     # Asked with consent, too: a Kanidm that cannot be reached must not be reset for nothing.
     never_used = await accounts.is_never_used(kanidm, ADMINISTRATOR)
     if not (never_used or recover):
+        if begun is not None:  # whether it was that one's reset cannot be told from here, only by who has set none
+            raise ConsentNeeded(
+                f"A bootstrap was cut off{begun.when} while Kanidm made a new password for '{ADMINISTRATOR}', so it most likely "
+                "has one that nobody knows. If nobody has set one since, finish it: kiwi-id bootstrap --recover. "
+                "If somebody has, sign in with that: kiwi-id bootstrap --ask-password"
+            )
         raise ConsentNeeded(
             f"Somebody has set a password or passkey for '{ADMINISTRATOR}', so it is not reset without your word. Sign in with it: "
             f"kiwi-id bootstrap --ask-password. Or have it reset, which ends what it signs in with now: kiwi-id bootstrap --recover"
         )
     # Before anything is reset it must be known that what comes of it can be kept.
-    _write(_begun(config), "{}\n", config)
+    _write(_begun(config), json.dumps({"asked": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}) + "\n", config)
     password = await recover_account(server.admin_socket, ADMINISTRATOR)
     _write(_begun(config), json.dumps({"password": password}) + "\n", config)
     await kanidm.login(ADMINISTRATOR, password)
@@ -255,22 +259,29 @@ def _begun(config: Config) -> Path:
     return config.kanidm_token.with_name("kanidm-token.begun")
 
 
-def _read_begun(config: Config) -> str | None:
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A reset that was asked for: its time in words, and what came of it, if that was still written down."""
+
+    password: str = ""
+    when: str = ""
+
+
+def _read_begun(config: Config) -> _Begun | None:
     text = read_token(_begun(config))
-    try:
-        password = json.loads(text or "{}").get("password")
-    except (ValueError, AttributeError):
+    if text is None:
         return None
-    return password if isinstance(password, str) else None
+    try:
+        note = json.loads(text)
+        return _Begun(str(note.get("password", "")), f" at {note['asked']}" if "asked" in note else "")
+    except (ValueError, AttributeError):
+        return _Begun()
 
 
 def _write(file: Path, text: str, config: Config) -> None:
     """Write a secret, for the user alone that the signing key belongs to: root may be at work here, and Kiwi ID be another."""
     try:
-        write_atomic(file, text.encode(), 0o600)
-        if os.geteuid() == 0:
-            owner = config.jwt_private_key.stat()
-            os.chown(file, owner.st_uid, owner.st_gid)
+        write_atomic(file, text.encode(), 0o600, owners.of(config.jwt_private_key))
     except OSError as error:
         raise _unusable(error, file) from None
 

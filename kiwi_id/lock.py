@@ -34,7 +34,7 @@ async def acquire(
     file = database.with_name(database.name + ".kiwi-lock")
     try:
         with acting():
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as error:
         fix = "Create the database's directory and let this user write to it."
         problem = Problem(str(file), "", error.strerror or str(error), "a file that can be created and locked", fix)

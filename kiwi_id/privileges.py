@@ -85,6 +85,18 @@ def find_account(user: str, group: str, where: Path) -> Account | None:
     return Account(user, entry.pw_uid, gid, entry.pw_dir)
 
 
+def owner_of(directory: Path) -> Account | None:
+    """Return whose a directory is, when we are root and it is another's; None otherwise. Raises OSError."""
+    status = directory.stat()
+    if os.geteuid() != 0 or status.st_uid == 0:
+        return None
+    try:
+        name = pwd.getpwuid(status.st_uid).pw_name
+    except KeyError:
+        name = str(status.st_uid)
+    return Account(name, status.st_uid, status.st_gid, "/")
+
+
 def check_may_change(account: Account, where: Path) -> None:
     """Check that this process may start another as ``account``, and end it. Raises ConfigError."""
     if missing := _missing_capabilities():

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +21,14 @@ from kiwi_id.backup.collect import Source, collect, root_of
 from kiwi_id.backup.crypt import MAGIC, Decryptor, Encryptor, is_encrypted
 from kiwi_id.backup.record import Record
 from kiwi_id.config import Config
+from kiwi_id.instance import owners
 from kiwi_id.instance.files import sync_directory
 from kiwi_id.kanidm import server_toml
 from kiwi_id.privileges import find_account
 
 _WORK = ".kiwi-backup-"
+_LOCK = ".kiwi-id-backup.lock"
+"""Not the directory itself: whoever may list that could hold its lock for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +58,7 @@ def create(config: Config, target: Path, *, passphrase: bytes | None, keep: int 
     try:
         if as_directory:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(directory), tempfile.TemporaryDirectory(prefix=_WORK, dir=directory) as name:
-            work = Path(name)
+        with _alone(directory), owners.scratch_directory(directory, _WORK) as work:
             sources = collect(config, server, account, work / "database")
             manifest = Manifest(
                 format=archive.FORMAT,
@@ -86,15 +87,20 @@ def create(config: Config, target: Path, *, passphrase: bytes | None, keep: int 
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Hold the directory for this backup alone, and remove what an interrupted one has left there."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = owners.open_lock(directory / _LOCK)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink == 0:  # of one that has ended just now
+                raise BlockingIOError
         except BlockingIOError:
             raise BackupError(f"another backup is being made in {directory}") from None
         for left in directory.glob(f"{_WORK}*"):
             shutil.rmtree(left, ignore_errors=True)
-        yield
+        try:
+            yield
+        finally:
+            (directory / _LOCK).unlink(missing_ok=True)
     finally:
         os.close(descriptor)
 

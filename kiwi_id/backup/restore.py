@@ -10,7 +10,6 @@ import grp
 import os
 import pwd
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,8 +27,10 @@ from kiwi_id.backup.archive import Manifest, Member, Reader
 from kiwi_id.backup.collect import ASIDE, CONFIG, DATABASE, KEYS, SERVER, STATE
 from kiwi_id.backup.relocate import Plan, plan
 from kiwi_id.errors import ConfigError, Problem
+from kiwi_id.instance import owners
 from kiwi_id.instance.files import sync_directory, write_atomic
-from kiwi_id.privileges import acting_as, find_account
+from kiwi_id.instance.owners import Owner
+from kiwi_id.privileges import acting_as, find_account, owner_of
 
 
 @dataclass
@@ -55,8 +56,8 @@ def restore(reader: Reader, *, root: Path | None, binary: Path | None, now: date
         raise BackupError("this backup has no database, config.toml or server.toml: it is none of a whole instance")
     try:
         # Near where the files go: /tmp may be small, or a memory; and the database is then only renamed.
-        with tempfile.TemporaryDirectory(prefix=".kiwi-restore-", dir=_staging(manifest, root)) as name:
-            staged = {member.path: Path(name) / str(number) for number, member in enumerate(manifest.members)}
+        with owners.scratch_directory(_staging(manifest, root), ".kiwi-restore-") as scratch:
+            staged = {member.path: scratch / str(number) for number, member in enumerate(manifest.members)}
             reader.read(lambda member: _private_file(staged[member.path]))
             texts = {m.role: staged[m.path].read_text("utf-8") for m in manifest.members if m.role in (CONFIG, SERVER)}
             planned = plan(manifest, texts, root, binary)
@@ -111,13 +112,14 @@ def _database_at_rest(planned: Plan) -> Iterator[None]:
     database, settings = planned.server.db_path, planned.config
     account = find_account(settings.upstream_user, settings.upstream_group, settings.path)
     if not database.parent.is_dir():
-        database.parent.mkdir(mode=0o700, parents=True)
-        if account is not None:
-            os.chown(database.parent, account.uid, account.gid)
+        database.parent.parent.mkdir(parents=True, exist_ok=True)
+        owners.make_directory(database.parent, 0o700, (account.uid, account.gid) if account else None)
+    account = account or owner_of(database.parent)
     descriptor = trio.run(partial(lock.acquire, database, acting=lambda: acting_as(account)))
     try:
-        if os.path.lexists(database):
-            _fold_in_log(database)
+        with acting_as(account):
+            if os.path.lexists(database):
+                _fold_in_log(database)
         yield
     finally:
         os.close(descriptor)
@@ -167,8 +169,8 @@ class _Writer:
                 self._put_database(path, member)
             else:
                 data = self.changed.get(member.path)
-                write_atomic(path, self.staged[member.path].read_bytes() if data is None else data, int(member.mode, 8))
-                self._give(path, member)
+                data = self.staged[member.path].read_bytes() if data is None else data
+                write_atomic(path, data, int(member.mode, 8), self._owner(member))
             self.result.written.append(path)
         if settings.log_file is not None:
             settings.log_file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -177,9 +179,9 @@ class _Writer:
 
     def _put_database(self, path: Path, member: Member) -> None:
         file = self.staged[member.path]
-        file.chmod(int(member.mode, 8))
-        self._give(file, member)
         with file.open("rb") as staged:
+            owners.give(staged.fileno(), self._owner(member))
+            os.fchmod(staged.fileno(), int(member.mode, 8))
             os.fsync(staged.fileno())
         file.replace(path)
         sync_directory(path.parent)
@@ -202,15 +204,15 @@ class _Writer:
 
     def _make_directory(self, directory: Path, mode: int, member: Member) -> None:
         if not directory.is_dir():
-            directory.mkdir(mode=mode, parents=True)
-            if mode == 0o700:
-                self._give(directory, member)
+            directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            owners.make_directory(directory, mode, self._owner(member) if mode == 0o700 else None)
 
-    def _give(self, path: Path, member: Member) -> None:
-        """Give a file to the user and group that it had; only root can, and who restores a trial of his own needs not."""
-        if os.geteuid() == 0:
-            os.chown(path, self._number(member.owner, lambda name: pwd.getpwnam(name).pw_uid), -1)
-            os.chown(path, -1, self._number(member.group, lambda name: grp.getgrnam(name).gr_gid))
+    def _owner(self, member: Member) -> Owner | None:
+        """Return the user and group that a file had; only root can give it to them, and who restores a trial needs not."""
+        if os.geteuid() != 0:
+            return None
+        user = self._number(member.owner, lambda name: pwd.getpwnam(name).pw_uid)
+        return user, self._number(member.group, lambda name: grp.getgrnam(name).gr_gid)
 
     def _number(self, name: str, look_up: Callable[[str], int]) -> int:
         try:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LONG = 20
 """Steps from which on a progress bar is shown."""
+PATIENCE = 120.0
+"""Seconds for which another apply is waited for: that of a reload goes on after the reload has been answered."""
+WAITING = f"Another apply is at work on this instance, by a start or reload or by hand; waiting for it, {PATIENCE:g} s at most.\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             return await service.make_so(kanidm, wanted, plan.wish(args), report)
 
     try:
-        with service.exclusive(instance):
+        with service.exclusive(instance, patience=PATIENCE, waits=lambda: sys.stderr.write(WAITING)):
             difference, refused = trio.run(apply)
     finally:
         bar.clear()

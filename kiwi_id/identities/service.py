@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from kiwi_id.identities.diff import Difference, diff
 from kiwi_id.identities.load import load
 from kiwi_id.identities.model import Identities
 from kiwi_id.identities.observe import Found, observe
+from kiwi_id.instance import turns
 from kiwi_id.kanidm.admin import recover_account
 from kiwi_id.kanidm.pin import client_context
 from kiwi_id.kanidm.rest import Kanidm
@@ -64,14 +65,20 @@ async def session(config: Config, server: ServerToml, *, recover: bool = False) 
 
 
 @contextmanager
-def exclusive(config: Config) -> Iterator[None]:
-    """Hold the lock of applies of this instance, which ends with the process. Raises AnotherApply."""
-    descriptor = os.open(config.path, os.O_RDONLY | os.O_CLOEXEC)
+def exclusive(config: Config, *, patience: float = 0.0, waits: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the lock of applies of this instance, which ends with the process.
+
+    Blocks for ``patience`` seconds while another holds it, and calls ``waits`` once before that. Raises AnotherApply, ConfigError.
+    """
+    descriptor = turns.opened(config, "apply")
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise AnotherApply("Another 'kiwi-id apply' is at work on this instance. Wait for it, then try again.") from None
+        if not turns.taken(descriptor):
+            waits()
+            ends = time.monotonic() + patience
+            while not turns.taken(descriptor):
+                if time.monotonic() >= ends:
+                    raise AnotherApply("Another apply is at work on this instance. Wait for it, then try again.")
+                time.sleep(0.1)
         yield
     finally:
         os.close(descriptor)

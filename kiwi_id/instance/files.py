@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
-import tempfile
 from pathlib import Path
+
+from kiwi_id.instance import owners
+from kiwi_id.instance.owners import Owner
 
 # Keys, certificates, secrets and settings are a few kilobytes; a bundle of all authorities of the world has 0.3 MB.
 MOST_READ = 4 << 20
@@ -46,26 +49,40 @@ def _require_regular(status: os.stat_result, path: Path) -> None:
         raise OSError(errno.EINVAL, f"{kind[0].upper()}{kind[1:]}, not a regular file", str(path))
 
 
-def write_atomic(path: Path, data: bytes, mode: int) -> None:
+def write_atomic(path: Path, data: bytes, mode: int, owner: Owner | None = None) -> None:
     """Write ``data`` to ``path`` with exactly ``mode`` (whatever the umask), replacing what is there in one step.
 
     The bytes reach the disk before the name does (fsync, then rename, then fsync of the directory). The temporary file is made
     with mode 0600 in the same directory, so that a secret is at no time readable by others. Raises OSError; the old file is
     then untouched and nothing is left behind.
+
+    Written by root, it belongs to ``owner``, else to whom the file before it belonged, else to whom the directory belongs. It is
+    given away while nobody has a name for it but us, and by no name: see :mod:`kiwi_id.instance.owners`.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with owners.opened(path.parent) as directory:
+            _write(directory, path.name, data, mode, owner)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(error.filename if error.filename == str(path.parent) else path)) from None
+
+
+def _write(directory: int, name: str, data: bytes, mode: int, owner: Owner | None) -> None:
+    scratch = f".{name}.{secrets.token_hex(8)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(scratch, flags, 0o600, dir_fd=directory)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
-        Path(name).replace(path)
+            owners.give(descriptor, owner, owners.heir(directory, name))
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        os.rename(scratch, name, src_dir_fd=directory, dst_dir_fd=directory)
     except BaseException:
         with contextlib.suppress(OSError):
-            Path(name).unlink()
+            os.unlink(scratch, dir_fd=directory)
         raise
-    sync_directory(path.parent)
+    os.fsync(directory)
 
 
 def sync_directory(directory: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Literal
 from kiwi_id import __version__, compatibility, config
 from kiwi_id.config import Config
 from kiwi_id.errors import ConfigError, Problem
-from kiwi_id.instance import certs, keys, templates
+from kiwi_id.instance import certs, keys, owners, templates
 from kiwi_id.instance.files import write_atomic
 from kiwi_id.kanidm import server_toml
 from kiwi_id.kanidm.server_toml import ServerToml
@@ -274,8 +274,7 @@ class _Plan:
         if path.is_dir():
             return
         self._directory(path.parent, 0o755)
-        path.mkdir()
-        path.chmod(mode)
+        owners.make_directory(path, mode)
         self.done.append(("written", path))
 
 

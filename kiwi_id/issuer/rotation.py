@@ -18,6 +18,7 @@ from typing import Literal, Self
 
 from kiwi_id.config_keys import Config
 from kiwi_id.errors import ConfigError, Exit, KiwiError, Problem
+from kiwi_id.instance import owners
 from kiwi_id.instance.files import read_file, write_atomic
 from kiwi_id.issuer import keys
 from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, Key, KeySet, KeyState
@@ -61,7 +62,10 @@ class Keyring:
             yield
             return
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.directory.is_dir():
+                self.directory.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileExistsError):  # another command, at the same time
+                    owners.make_directory(self.directory, 0o700, owners.of(self.private))
             descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             found = error.strerror or str(error)
@@ -151,7 +155,8 @@ class Keyring:
         # two, the pair does not match, and finish_interrupted() sees by the next key that this was a rotation.
         write_atomic(self.public, public_pem(following.private), 0o644)
         write_atomic(self.private, private_pem(following.private), 0o600)
-        os.utime(self.private, (now.timestamp(), now.timestamp()))  # the time of the file is since when the key is current
+        # The time of the file is since when the key is current.
+        os.utime(self.private, (now.timestamp(), now.timestamp()), follow_symlinks=False)
         self._remove(following.kid)
         return self.load().current
 

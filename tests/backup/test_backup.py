@@ -95,9 +95,10 @@ def test_what_a_killed_backup_left_is_cleared(kept: Kept, tmp_path: Path) -> Non
     assert kiwi_id("backup", left.parent, "--config", kept.places.config).returncode == Exit.OK
     assert not left.exists()
     program = (
-        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX); print('held', flush=True); input()"
+        "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX); "
+        "print('held', flush=True); input()"
     )
-    command = [sys.executable, "-c", program, str(left.parent)]
+    command = [sys.executable, "-c", program, str(left.parent / ".kiwi-id-backup.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_with_the_real_kanidm(kanidmd: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_between_the_reset_and_its_note(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut off when nobody knows the new password yet: who has set it cannot be told then, so consent is asked for."""
+    """Cut off when nobody knows the new password yet: who has set it cannot be told then, so consent is asked for, and why."""
 
     async def recover(*_: object) -> str:
         await world.kanidmd.recover("idm_admin")
@@ -98,7 +99,10 @@ def test_between_the_reset_and_its_note(world: World, monkeypatch: pytest.Monkey
         trio.run(run)
     done = world.run("bootstrap")
     assert done.returncode == Exit.CONFIG
+    assert re.search(r"A bootstrap was cut off at \d{4}-\d\d-\d\dT\S+Z while Kanidm made a new password", done.stderr)
+    assert "Somebody has set" not in done.stderr
     assert "--recover" in done.stderr
+    assert world.run("bootstrap").stderr == done.stderr
     world.ok("bootstrap", "--recover")
     assert [path.name for path in world.directory.glob("*token*")] == ["kanidm-token"]
 
