@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shutil
 import sys
@@ -66,15 +67,15 @@ def run(args: argparse.Namespace) -> int:
     secrets = _tell_running(instance)
     if args.json:
         words = [{"kind": one.step.kind, "name": one.step.name, "reasons": list(one.refused)} for one in refused]
-        ok = not (refused or difference.foreign or secrets)
+        ok = difference.whole and not (refused or secrets)
         answer = {"ok": ok, "done": done, "refused": words, "secrets": secrets, **show.as_dict(difference)}
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
-        rest = show.lines(Difference((), difference.foreign, difference.left, 0), colour=colour)
+        rest = show.lines(dataclasses.replace(difference, steps=()), colour=colour)
         print("\n".join([*list(rest)[:-1], f"{done} of {len(difference.steps)} steps done."]))
         for problem in secrets:
             sys.stderr.write(f"{Problem(**problem)}\n")
-    return Exit.FAILURE if refused or difference.foreign or secrets else Exit.OK
+    return Exit.OK if difference.whole and not (refused or secrets) else Exit.FAILURE
 
 
 def _tell_running(instance: Config) -> list[dict[str, str]]:

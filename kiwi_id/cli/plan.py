@@ -68,7 +68,7 @@ def state_file(args: argparse.Namespace, instance: Config) -> Path:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the plan; return 0 when nothing would change, 2 when something would, 1 when all that differs is not ours."""
+    """Print the plan; return 0 when nothing would change, 2 when something would, 1 when all that differs is left alone."""
     import trio  # noqa: PLC0415
 
     from kiwi_id.identities import service, show  # noqa: PLC0415
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(show.lines(difference, colour=coloured())))
     if difference.steps:
         return CHANGES
-    return Exit.FAILURE if difference.foreign else Exit.OK
+    return Exit.OK if difference.whole else Exit.FAILURE
 
 
 def coloured() -> bool:

@@ -49,7 +49,7 @@ class Difference:
     """``steps`` in their order; ``foreign``: entries of the file that Kanidm has and that are not ours, each with the reason.
 
     ``left``: entries of ours that left the file and stay because ``prune`` is not set. ``removals_allowed`` is the guard of
-    :data:`FEW`. ``held``: what is not given to entries that are left alone.
+    :data:`FEW`. ``held``: what of the file is not done, and why.
     """
 
     steps: tuple[Step, ...]
@@ -57,6 +57,11 @@ class Difference:
     left: tuple[tuple[Kind, str], ...]
     removals_allowed: int
     held: tuple[Held, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether Kanidm is as the file says once the steps are done."""
+        return not (self.foreign or self.held)
 
     @property
     def removals(self) -> int:
@@ -111,7 +116,7 @@ def diff(
     held: list[Held] = []
     for kind, entry, before in meant:
         name = entry.name
-        asked = withhold(entry, before or _nothing(entry), withheld)
+        asked = withhold(entry, before or _nothing(entry), withheld, takes_posix=found.takes_posix)
         held += asked.held
         if before is None:
             steps.append(Step("create", kind, name, "", entry, tuple(_changes(_nothing(entry), asked.entry, found))))

@@ -1,10 +1,10 @@
-"""Kanidm → :class:`Found`: what there is, in the form of a state file, and what of it is ours. Four calls, whatever the size."""
+"""Kanidm → :class:`Found`: what there is, in the form of a state file, and what of it is ours. Five calls, whatever the size."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from kiwi_id.identities.model import (
     Posix,
     ServiceAccount,
 )
+from kiwi_id.kanidm.accounts import groups_of_self
 from kiwi_id.kanidm.entries import RestKind, list_entries
 from kiwi_id.kanidm.rest import Entry, Kanidm
 from kiwi_id.values import Refused
@@ -38,6 +39,8 @@ REST_KINDS: dict[Kind, RestKind] = {
     "service_account": "service_account",
     "client": "oauth2",
 }
+TAKES_CLASSES = "idm_oauth2_account_admins"
+"""Kanidm 1.10 lets nobody else take a class from a person. It links people to logins elsewhere, too: no right for us to have."""
 _SCOPE_MAP = re.compile(r"(.+?): \{(.*)\}")
 _CLAIM_MAP = re.compile(r'([^:]+):(.+):([;, ]):"(.*)"')
 _JOINS: dict[str, Join] = {";": "array", ",": "csv", " ": "ssv"}
@@ -57,7 +60,8 @@ class Found:
     """What Kanidm holds: ``identities`` without Kanidm's own accounts, ``uuids`` of every entry by name.
 
     ``owned``: names of what we made or adopted. ``builtin``: names of Kanidm's own entries. ``described``: what the descriptions
-    say that entries were made for, by name; ``adopted``: the list of :mod:`kiwi_id.identities.marks`.
+    say that entries were made for, by name; ``adopted``: the list of :mod:`kiwi_id.identities.marks`. ``takes_posix``: whether this
+    session may take POSIX attributes from a person.
     """
 
     identities: Identities
@@ -66,6 +70,7 @@ class Found:
     builtin: frozenset[str]
     described: Mapping[str, str]
     adopted: Mapping[str, str]
+    takes_posix: bool = False
 
     def was(self, kind: Kind, current: str, name: str) -> bool:
         """Return whether the entry of ours called ``current`` was made for, or adopted as, ``name``."""
@@ -78,17 +83,23 @@ class Found:
 async def observe(kanidm: Kanidm) -> Found:
     """Read everything. Raises KanidmRefused, KanidmUnreachable, ConfigError when our list of adopted entries is damaged."""
     raw: dict[Kind, list[Entry]] = {}
+    groups: frozenset[str] = frozenset()
 
     async def read(kind: Kind, path: RestKind) -> None:
         raw[kind] = await list_entries(kanidm, path)
 
+    async def read_self() -> None:
+        nonlocal groups
+        groups = await groups_of_self(kanidm)
+
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_self)
             for kind, path in REST_KINDS.items():
                 nursery.start_soon(read, kind, path)
     except BaseExceptionGroup as group:  # one reason is enough, and callers know it by its own type
         raise next(iter(group.exceptions)) from None
-    return read_entries(raw)
+    return replace(read_entries(raw), takes_posix=TAKES_CLASSES in groups)
 
 
 def read_entries(raw: Mapping[Kind, list[Entry]]) -> Found:

@@ -103,6 +103,7 @@ class Applied:
     """What came of an apply at a start or reload.
 
     ``steps``: how many were done; ``refused``: what Kanidm refused, with its reasons; ``left_alone``: names that are not ours;
+    ``held``: what else of the file is not done, with the reason;
     ``mistakes`` in the file; ``error``: why it was not applied. ``again``: that may pass by itself. ``absent``: there is no file.
     """
 
@@ -110,6 +111,7 @@ class Applied:
     steps: int = 0
     refused: tuple[str, ...] = ()
     left_alone: tuple[str, ...] = ()
+    held: tuple[str, ...] = ()
     mistakes: tuple[Problem, ...] = ()
     error: str = ""
     again: bool = False
@@ -118,7 +120,7 @@ class Applied:
     @property
     def ok(self) -> bool:
         """Whether Kanidm is as the file says now."""
-        return not (self.error or self.refused or self.left_alone)
+        return not (self.error or self.refused or self.left_alone or self.held)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
@@ -129,6 +131,7 @@ class Applied:
             "steps": self.steps,
             "refused": list(self.refused),
             "left_alone": list(self.left_alone),
+            "held_back": list(self.held),
             "error": self.error,
         }
 
@@ -170,8 +173,11 @@ async def apply_configured(config: Config, server: ServerToml, *, told: dict[str
     for name, why in difference.foreign.items():
         log.warn("an entry of the state file is left alone", name=name, reason=why.reason, fix=why.fix)
     for one in difference.held:
-        log.warn("something of the state file is not given to what is left alone", entry=one.name, key=one.field, to=one.reference)
+        log.warn("something of the state file is held back", entry=one.name, key=one.field, reason=one.reason)
     refused = tuple(f"{title}: {'; '.join(reasons)}" for title, reasons in told.items() if reasons)
     done = len(told) - len(refused)
-    log.info("the state file is in force", file=str(file), steps=done, refused=len(refused), left_alone=len(difference.foreign))
-    return Applied(file, done, refused, tuple(difference.foreign))
+    held = tuple(f"{one.name}.{one.field}: {one.reason}" for one in difference.held)
+    applied = Applied(file, done, refused, tuple(difference.foreign), held)
+    words = "the state file is in force" if applied.ok else "the state file is in force in part"
+    log.info(words, file=str(file), steps=done, refused=len(refused), left_alone=len(difference.foreign), held_back=len(held))
+    return applied

@@ -29,7 +29,9 @@ def summary(difference: Difference) -> str:
             ("remove", "to remove"),
         )
     ]
-    return ", ".join(f"{count} {words}" for count, words in counts if count) or "Kanidm is as the state file says"
+    return ", ".join(f"{count} {words}" for count, words in counts if count) or (
+        "Kanidm is as the state file says" if difference.whole else "Nothing else to do"
+    )
 
 
 def lines(difference: Difference, *, colour: bool = False) -> Iterator[str]:
@@ -41,10 +43,11 @@ def lines(difference: Difference, *, colour: bool = False) -> Iterator[str]:
     for name, why in difference.foreign.items():
         yield _coloured(f"! {name}", "31", colour) + f"  left alone: {why.reason}. {why.fix}"
     for one in difference.held:
-        yield f"    {_KINDS[one.kind]} {one.name}: {one.field}: {one.reference} is held back, since it is left alone"
+        yield f"! {_KINDS[one.kind]} {one.name}  {one.field}: held back: {one.reason}"
     for kind, name in difference.left:
         yield f"  {_KINDS[kind]} {name}  left the file and stays; 'prune = true' or --prune would remove it"
-    yield ("\n" if difference.steps or difference.foreign or difference.left else "") + f"{summary(difference)}."
+    told = difference.steps or difference.left or not difference.whole
+    yield ("\n" if told else "") + f"{summary(difference)}."
 
 
 def title(step: Step) -> str:
@@ -77,9 +80,7 @@ def as_dict(difference: Difference) -> dict[str, Any]:
         "changes": bool(difference.steps),
         "steps": steps,
         "not_ours": [{"name": name, "reason": why.reason, "fix": why.fix} for name, why in difference.foreign.items()],
-        "held_back": [
-            {"kind": one.kind, "name": one.name, "field": one.field, "reference": one.reference} for one in difference.held
-        ],
+        "held_back": [{"kind": one.kind, "name": one.name, "field": one.field, "reason": one.reason} for one in difference.held],
         "left_the_file": [{"kind": kind, "name": name} for kind, name in difference.left],
     }
 

@@ -107,7 +107,7 @@ def explain(error: KanidmRefused, field: str = "") -> str:
     if "attrunique" in text or error.status == 409:
         return f"{text}. Something else in Kanidm has that name, mail address or gid already."
     if error.status == 403 and field == "posix":
-        return f"{text}. Kanidm 1.5 takes POSIX attributes from nobody: remove the person, and make them anew."
+        return f"{text}. Kanidm lets Kiwi ID's account take POSIX attributes from no person."
     if error.status == 403 and field == "managed_by":
         return f"{text}. Kanidm 1.5 lets idm_access_control_admins alone change who manages a group; we set it when we make one."
     if error.status == 403:

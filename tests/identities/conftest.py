@@ -28,6 +28,6 @@ async def server(command: Sequence[str]) -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def kanidm(server: Server) -> AsyncIterator[Kanidm]:
-    """A client that is signed in as idm_admin."""
+    """A client that is signed in with Kiwi ID's own account."""
     async with signed_in(server) as kanidm:
         yield kanidm

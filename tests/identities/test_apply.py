@@ -10,7 +10,9 @@ from kiwi_id.identities.apply import TooManyRemovals, apply
 from kiwi_id.identities.diff import diff
 from kiwi_id.identities.model import MARK_GROUP
 from kiwi_id.identities.observe import observe
+from kiwi_id.kanidm.admin import recover_account
 from kiwi_id.kanidm.entries import list_entries, modify, replace
+from kiwi_id.kanidm.pin import client_context
 from kiwi_id.kanidm.rest import Kanidm
 from tests.devserver.servers import Server
 
@@ -210,6 +212,28 @@ async def test_a_renamed_person_is_known(kanidm: Kanidm) -> None:
     assert again is not None
     assert again["uuid"] == [uuid]
     assert (await difference(kanidm, wanted)).steps == ()
+
+
+async def test_posix_attributes_that_kanidm_does_not_take(kanidm: Kanidm, server: Server) -> None:
+    """What Kanidm would refuse is no step that fails for ever: it is told with what can be done, and all else is done."""
+    await make(kanidm, state("[persons.alice]\nposix = { gid = 70100 }"))
+    wanted = state("[persons.alice]\nlegal_name = 'Alice'")
+    done = await make(kanidm, wanted)
+    assert [(one.step.action, one.refused) for one in done] == [("change", ())]
+    plan = await difference(kanidm, wanted)
+    assert plan.steps == ()
+    [held] = plan.held
+    assert (held.name, held.field) == ("alice", "posix")
+    assert "remove the person" in held.reason
+    # The administrator's session may from 1.10 on, and what it may is offered to it.
+    async with Kanidm(server.url, client_context(server.directory / "chain.pem")) as administrator:
+        await administrator.login("idm_admin", await recover_account(server.socket, "idm_admin"))
+        assert not [one.refused for one in await make(administrator, wanted) if one.refused]
+        plan = await difference(administrator, wanted)
+        assert plan.steps == ()
+        entry = await administrator.get("person", "alice")
+        assert entry is not None
+        assert bool(plan.held) == ("gidnumber" in entry)
 
 
 async def test_references_to_nothing(kanidm: Kanidm) -> None:

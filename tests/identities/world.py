@@ -7,11 +7,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from kiwi_id.bootstrap import ACCOUNT, GROUPS
 from kiwi_id.identities.apply import Done, apply
 from kiwi_id.identities.diff import Difference, diff
 from kiwi_id.identities.load import parse
 from kiwi_id.identities.model import Identities
 from kiwi_id.identities.observe import observe
+from kiwi_id.kanidm import accounts
 from kiwi_id.kanidm.admin import recover_account
 from kiwi_id.kanidm.pin import client_context
 from kiwi_id.kanidm.rest import Kanidm
@@ -97,9 +99,15 @@ class Crashing(Kanidm):
 
 @asynccontextmanager
 async def signed_in(server: Server) -> AsyncIterator[Crashing]:
-    """Open a session of idm_admin."""
+    """Open a session of Kiwi ID's own account, which has the rights that a bootstrap gives it, and no more."""
     async with Crashing(server.url, client_context(server.directory / "chain.pem")) as kanidm:
         await kanidm.login("idm_admin", await recover_account(server.socket, "idm_admin"))
+        await accounts.create_service_account(kanidm, ACCOUNT, "Kiwi ID", managed_by="idm_admins")
+        for group in GROUPS:
+            await kanidm.add_members(group, ACCOUNT)
+        token = await accounts.make_api_token(kanidm, ACCOUNT, "test")
+    async with Crashing(server.url, client_context(server.directory / "chain.pem")) as kanidm:
+        kanidm.use_token(token)
         yield kanidm
 
 
