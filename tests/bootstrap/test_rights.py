@@ -38,6 +38,14 @@ FORBIDDEN = (
 )
 
 
+# What comes along with idm_account_policy_admins: settings of the whole system, which docs/administration.md names.
+SYSTEM = (
+    ("POST", "/v1/system/_attr/badlist_password", ["harbour-cinnamon-glacier-41"]),
+    ("DELETE", "/v1/system/_attr/badlist_password", ["harbour-cinnamon-glacier-41"]),
+    ("PUT", "/v1/group/idm_all_accounts/_attr/credential_type_minimum", ["any"]),
+)
+
+
 async def refused(kanidm: Kanidm, method: str, path: str, body: object, name: str) -> int | None:
     """Make a call for an entry ``name``; return the status of its refusal, None when it was done."""
     filled = body
@@ -102,6 +110,21 @@ def test_what_it_may_do_to_administrators(real: World) -> None:
 
     trio.run(work)
     assert real.accepts("dora", "harbour-cinnamon-glacier-41")
+
+
+def test_what_it_may_do_to_the_system(real: World) -> None:
+    """docs/administration.md warns of it: words that no password may be, and policies of Kanidm's own groups."""
+    password = real.recover()
+
+    async def work() -> None:
+        async with real.client() as administrator, open_kanidm(real.config, real.server) as ours:
+            assert [await refused(ours, *call, name="") for call in SYSTEM] == [None] * len(SYSTEM)
+            await administrator.login(ADMINISTRATOR, password)
+            await administrator.call("DELETE", "/v1/group/idm_account_policy_admins/_attr/member", [ACCOUNT])
+            statuses = {await refused(ours, *call, name="") for call in SYSTEM}
+            assert statuses <= {403, 404}, statuses
+
+    trio.run(work)
 
 
 def test_a_missing_group_is_told_and_not_put_back(real: World) -> None:
