@@ -14,6 +14,9 @@ from kiwi_id.reloader import Outcome
 if TYPE_CHECKING:
     from kiwi_id.supervisor import Supervisor
 
+APPLY_PATIENCE = 5.0
+"""Seconds for which a reload that somebody waits for waits for the state file to be applied."""
+
 
 class Operations:
     """The handlers of the control socket, over the parts of a supervisor."""
@@ -34,17 +37,21 @@ class Operations:
 
     async def reload(self) -> dict[str, Any]:
         """Reload, and tell what came of it; mistakes in the state file, too, which refuse no reload."""
-        return self._with_identities(await self._supervisor.reloader.reload())
+        return await self._with_identities(await self._supervisor.reloader.reload())
 
     async def restart_upstream(self) -> dict[str, Any]:
         """Restart kanidmd in order, after the checks and with the effects of a reload."""
-        return self._with_identities(await self._supervisor.reloader.reload(restart=True))
+        return await self._with_identities(await self._supervisor.reloader.reload(restart=True))
 
-    def _with_identities(self, outcome: Outcome) -> dict[str, Any]:
+    async def _with_identities(self, outcome: Outcome) -> dict[str, Any]:
         supervisor = self._supervisor
-        mistakes = supervisor.provisioner.mistakes
+        provisioner, applies = supervisor.provisioner, supervisor.config.apply_on_start
+        # Most applies have little to do, and what is wrong with a file against Kanidm shows there only.
+        ended = applies and not outcome.problems and await provisioner.settled(APPLY_PATIENCE)
+        mistakes, applied = provisioner.mistakes, provisioner.applied
         told = {
-            "applying": supervisor.config.apply_on_start,
+            "applying": applies and not ended,
+            "applied": applied.as_dict() if ended and applied else None,
             "problems": [one.as_dict() for one in mistakes],
             "secrets": [one.as_dict() for one in supervisor.front.secret_problems if one not in mistakes],
         }

@@ -47,6 +47,7 @@ class Provisioner:
     def __init__(self, *, config: Callable[[], Config], server: Callable[[], ServerToml], status: ChildStatus) -> None:
         self._config, self._server, self._status = config, server, status
         self._asked = trio.Event()
+        self._idle = trio.Event()
         self.busy = False
         self.mistakes: list[Problem] = []
         self.account: Standing | None = None
@@ -63,6 +64,8 @@ class Provisioner:
                 await self._provide(self._config(), self._server())
             finally:
                 self.busy = False
+                if not self._asked.is_set():
+                    self._idle.set()
             await self._asked.wait()
 
     def prepare(self, new: Config) -> Callable[[], None]:
@@ -71,9 +74,17 @@ class Provisioner:
 
         def apply() -> None:
             self.mistakes = mistakes
+            self._idle = trio.Event()
             self._asked.set()
 
         return apply
+
+    async def settled(self, patience: float) -> bool:
+        """Wait up to ``patience`` seconds for what was asked for to have come to its end; tell whether it has."""
+        idle = self._idle
+        with trio.move_on_after(patience):
+            await idle.wait()
+        return idle.is_set()
 
     def as_dict(self) -> dict[str, Any]:
         """Return what ``kiwi-id status --json`` shows of it."""

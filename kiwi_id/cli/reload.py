@@ -66,5 +66,10 @@ def _tell_identities(told: dict[str, Any]) -> None:
         sys.stderr.write("The state file has mistakes and is not applied; Kanidm stays as it is. To mend:\n")
         for problem in told["problems"]:
             sys.stderr.write(f"  {Problem(**problem)}\n")
+    elif applied := told["applied"]:
+        if applied["ok"] and not applied["absent"]:
+            sys.stdout.write(f"The state file is applied: {applied['steps']} steps done.\n")
+        elif not applied["ok"]:
+            sys.stderr.write("The state file is not, or not wholly, in force: kiwi-id status tells why.\n")
     elif told["applying"]:
         sys.stdout.write("The state file, if there is one, is being applied: kiwi-id status tells how it goes.\n")
