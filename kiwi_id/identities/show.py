@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from kiwi_id.identities.apply import Done
-from kiwi_id.identities.diff import Change, Difference, Step
+from kiwi_id.identities.diff import Difference, Step
 
 _SIGNS = {"remove": "-", "adopt": "=", "rename": "~", "create": "+", "change": "~"}
 _COLOURS = {"remove": "31", "adopt": "36", "rename": "33", "create": "32", "change": "33"}
@@ -39,7 +39,8 @@ def lines(difference: Difference, *, colour: bool = False) -> Iterator[str]:
     for step in difference.steps:
         yield _coloured(f"{_SIGNS[step.action]} {title(step)}", _COLOURS[step.action], colour)
         for change in step.changes if step.action in ("create", "change") else ():
-            yield f"    {change.field}: {_words(change, new=step.action == 'create')}"
+            for line in _changed(change.field, change.before, change.after, new=step.action == "create"):
+                yield f"    {line}"
     for name, why in difference.foreign.items():
         yield _coloured(f"! {name}", "31", colour) + f"  left alone: {why.reason}. {why.fix}"
     for one in difference.held:
@@ -103,23 +104,32 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _words(change: Change, *, new: bool) -> str:
-    before, after = change.before, change.after
+def _changed(field: str, before: Any, after: Any, *, new: bool) -> Iterator[str]:
+    """Yield one line for each inner key that differs, with both values whole: cut, two long ones may look alike."""
+    if before == after:
+        return
+    inner_before, inner_after = _inner(before), _inner(after)
     if isinstance(after, frozenset) and isinstance(before, frozenset) and not new:
         parts = [f"+{name}" for name in sorted(after - before)] + [f"-{name}" for name in sorted(before - after)]
-        return " ".join(parts)
-    if isinstance(after, Mapping) and isinstance(before, Mapping) and not new:
-        gone = [f"-{key}" for key in before if key not in after]
-        made = [f"{'~' if key in before else '+'}{key} {_short(one)}" for key, one in after.items() if before.get(key) != one]
-        return ", ".join([*made, *gone])
-    return _short(after) if new else f"{_short(before)} → {_short(after)}"
+        yield f"{field}: {' '.join(parts)}"
+    elif not (inner_before or inner_after):
+        yield f"{field}: {_value(after)}" if new else f"{field}: {_value(before)} → {_value(after)}"
+    else:
+        for key in [*inner_before, *(key for key in inner_after if key not in inner_before)]:
+            missing: Any = frozenset() if isinstance(inner_before.get(key, inner_after.get(key)), frozenset) else None
+            yield from _changed(f"{field}.{key}", inner_before.get(key, missing), inner_after.get(key, missing), new=new)
 
 
-def _short(value: Any) -> str:
+def _inner(value: Any) -> Mapping[str, Any]:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {one.name: found for one in fields(value) if (found := getattr(value, one.name)) not in (None, "")}
+    return value if isinstance(value, Mapping) else {}
+
+
+def _value(value: Any) -> str:
     if value in ("", None) or value == frozenset():
         return "none"
-    text = json.dumps(plain(value), ensure_ascii=False)
-    return text if len(text) <= 100 else text[:97] + "…"
+    return json.dumps(plain(value), ensure_ascii=False)
 
 
 def _coloured(text: str, code: str, colour: bool) -> str:
