@@ -1,8 +1,8 @@
 """Backup and restore of an instance: one archive with the database, keys, certificates and settings, checked as it is made.
 
 :mod:`~kiwi_id.backup.archive` and :mod:`~kiwi_id.backup.manifest` are the format, :mod:`~kiwi_id.backup.crypt` its encryption,
-:mod:`~kiwi_id.backup.collect` says what belongs to an instance, :mod:`~kiwi_id.backup.create` and :mod:`~kiwi_id.backup.restore` are
-the two commands.
+:mod:`~kiwi_id.backup.collect` says what belongs to an instance, :mod:`~kiwi_id.backup.create` and :mod:`~kiwi_id.backup.restore` do
+what the two commands say.
 """
 
 from __future__ import annotations

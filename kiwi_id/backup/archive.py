@@ -16,9 +16,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
 from kiwi_id.backup import BackupError
-from kiwi_id.backup.manifest import FORMAT, MANIFEST, Manifest, Member
-
-__all__ = ["FORMAT", "Manifest", "Member", "Reader", "write"]
+from kiwi_id.backup.manifest import MANIFEST, Manifest, Member
 
 _MOST_MANIFEST = 16 << 20
 # Of a member's headers, extended ones (PAX) with long names included; tarfile reads those whole, and ahead in records.
@@ -120,8 +118,10 @@ class Reader:
                     raise BackupError(f"{member.path} has another checksum than the manifest says: the backup is damaged")
             if self._next() is not None:
                 raise BackupError("there is more in the backup than the manifest says: do not trust it")
-            # To the end, where gzip's checksum and the last encrypted chunk are; tar fills its last record with zeros.
-            if self._bounded.behind(self._tar.offset).strip(b"\0") or self._packed.read(1):
+            # To the end, where gzip's checksum and the last encrypted chunk are. A tar ends with two blocks of zeros, of which
+            # tarfile reads the first, and with more that fill the record; the first may be the last block of one.
+            rest = self._bounded.behind(self._tar.offset) + self._packed.read(tarfile.RECORDSIZE)
+            if rest.strip(b"\0") or self._packed.read(1):
                 raise BackupError("there is something behind the end of the backup: do not trust it")
             self._tar.close()
 

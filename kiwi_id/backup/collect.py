@@ -14,14 +14,15 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 from kiwi_id.backup import BackupError, state
-from kiwi_id.backup.manifest import Member
+from kiwi_id.backup.manifest import Directory, Member
+from kiwi_id.backup.scratch import require_room
 from kiwi_id.config import Config
 from kiwi_id.identities import load as identities
 from kiwi_id.instance.access import group_name, user_name
@@ -123,6 +124,16 @@ def collect(config: Config, server: ServerToml, account: Account | None, copy: P
     return sources
 
 
+def directories(sources: Iterable[Source]) -> tuple[Directory, ...]:
+    """Return the directories in which these files lie, and those above them: a restore makes those that are missing."""
+    found = []
+    for path in sorted({parent for source in sources for parent in Path(source.member.path).parents} - {Path("/")}):
+        status = path.stat()
+        mode = f"{stat.S_IMODE(status.st_mode) & 0o777:04o}"
+        found.append(Directory(str(path), mode, user_name(status.st_uid), group_name(status.st_gid)))
+    return tuple(found)
+
+
 def _member(role: str, path: Path, size: int, status: os.stat_result, digest: str) -> Member:
     mode = f"{stat.S_IMODE(status.st_mode) & 0o777:04o}"
     return Member(role, os.path.normpath(path), size, mode, user_name(status.st_uid), group_name(status.st_gid), digest)
@@ -158,6 +169,9 @@ def snapshot(database: Path, copy: Path, account: Account | None) -> None:
     """
     try:
         with acting_as(account):
+            size = database.stat().st_size
+        require_room(copy.parent, size)
+        with acting_as(account):
             # Not mode=ro, which leaves files behind when nobody else has the database open; and never made when it is missing.
             source = sqlite3.connect(f"file:{quote(str(database))}?mode=rw", uri=True, timeout=_BUSY_SECONDS)
         try:
@@ -171,6 +185,8 @@ def snapshot(database: Path, copy: Path, account: Account | None) -> None:
             with acting_as(account):
                 source.close()
     except (sqlite3.Error, OSError) as error:
+        if isinstance(error, sqlite3.Error) and copy.exists():  # SQLite says "disk I/O error" of a full disk, too
+            require_room(copy.parent, max(size - copy.stat().st_size, 1 << 20))
         raise BackupError(f"the database {database} cannot be copied: {error}") from None
     if verdict != "ok":
         raise BackupError(f"the database {database} is damaged ({verdict.splitlines()[-1]}): keep the last good backup")

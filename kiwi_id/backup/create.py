@@ -6,7 +6,6 @@ import fcntl
 import io
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +15,18 @@ from typing import BinaryIO, cast
 
 from kiwi_id import __version__, compatibility
 from kiwi_id.backup import BackupError, archive, record
-from kiwi_id.backup.archive import Manifest, Member, Reader
-from kiwi_id.backup.collect import Source, collect, root_of
+from kiwi_id.backup.archive import Reader
+from kiwi_id.backup.collect import Source, collect, directories, root_of
 from kiwi_id.backup.crypt import MAGIC, Decryptor, Encryptor, is_encrypted
+from kiwi_id.backup.manifest import FORMAT, Manifest, Member
 from kiwi_id.backup.record import Record
+from kiwi_id.backup.scratch import BACKUP, scratch, sweep, told
 from kiwi_id.config import Config
 from kiwi_id.instance import owners
 from kiwi_id.instance.files import sync_directory
 from kiwi_id.kanidm import server_toml
 from kiwi_id.privileges import find_account
 
-_WORK = ".kiwi-backup-"
 _LOCK = ".kiwi-id-backup.lock"
 """Not the directory itself: whoever may list that could hold its lock for ever."""
 
@@ -58,10 +58,11 @@ def create(config: Config, target: Path, *, passphrase: bytes | None, keep: int 
     try:
         if as_directory:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _alone(directory), owners.scratch_directory(directory, _WORK) as work:
+        with _alone(directory), scratch(directory, BACKUP) as work:
+            sweep(server.db_path.parents)  # of a restore
             sources = collect(config, server, account, work / "database")
             manifest = Manifest(
-                format=archive.FORMAT,
+                format=FORMAT,
                 made=f"{now:%Y-%m-%dT%H:%M:%SZ}",
                 kiwi_id=__version__,
                 kanidm=binary.version,
@@ -70,6 +71,7 @@ def create(config: Config, target: Path, *, passphrase: bytes | None, keep: int 
                 origin=server.origin,
                 root=str(root_of(config) or ""),
                 members=tuple(source.member for source in sources),
+                directories=directories(sources),
             )
             draft = work / "archive"
             _write(draft, manifest, sources, passphrase)
@@ -81,7 +83,7 @@ def create(config: Config, target: Path, *, passphrase: bytes | None, keep: int 
             record.write(server.db_path, account, Record(manifest.made, str(path), size, passphrase is not None))
             return Made(path, size, manifest, removed)
     except OSError as error:
-        raise BackupError(f"{error.filename or directory}: {(error.strerror or str(error)).lower()}") from None
+        raise told(error, directory) from None
 
 
 @contextmanager
@@ -95,8 +97,7 @@ def _alone(directory: Path) -> Iterator[None]:
                 raise BlockingIOError
         except BlockingIOError:
             raise BackupError(f"another backup is being made in {directory}") from None
-        for left in directory.glob(f"{_WORK}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        sweep([directory])
         try:
             yield
         finally:

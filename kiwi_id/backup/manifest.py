@@ -51,11 +51,26 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Directory:
+    """A directory that held such files, or was above it: ``path``, ``mode`` as octal digits, ``owner`` and ``group`` by name."""
+
+    path: str
+    mode: str
+    owner: str
+    group: str
+
+    def is_sound(self) -> bool:
+        """Tell whether every value can be what it says."""
+        return bool(_MODE.fullmatch(self.mode)) and _is_path(self.path) and _is_owner(self.owner) and _is_owner(self.group)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """What an archive says of itself.
 
     ``made`` is the time (RFC 3339, UTC); ``kiwi_id``, ``kanidm`` and ``kanidm_sha256`` what it was made with. ``root`` is the
-    directory of the instance's tree, empty when its files lie in no tree that ``kiwi-id init`` makes.
+    directory of the instance's tree, empty when its files lie in no tree that ``kiwi-id init`` makes. ``directories`` are those of
+    the members; none in a backup that an older Kiwi ID has made.
     """
 
     format: int
@@ -67,6 +82,7 @@ class Manifest:
     origin: str
     root: str
     members: tuple[Member, ...]
+    directories: tuple[Directory, ...] = ()
 
     def encode(self) -> bytes:
         """Return it as JSON."""
@@ -81,8 +97,9 @@ class Manifest:
             if isinstance(form, int) and form != FORMAT:
                 raise BackupError(f"a backup of the format {form!r}; this Kiwi ID reads {FORMAT}: use a newer one")
             members = tuple(_typed(Member, entry) for entry in table["members"])
-            manifest = _typed(cls, {**table, "members": members})
-        except (ValueError, KeyError, TypeError, RecursionError):
+            directories = tuple(_typed(Directory, entry) for entry in table.get("directories", []))
+            manifest = _typed(cls, {**table, "members": members, "directories": directories})
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise BackupError(f"{MANIFEST} is not what Kiwi ID writes: the backup is damaged") from None
         manifest.require()
         return manifest
@@ -94,9 +111,10 @@ class Manifest:
         known = _TIME.fullmatch(self.made) and _VERSION.fullmatch(self.kanidm) and _DIGEST.fullmatch(self.kanidm_sha256)
         if not (fine and known and (not self.root or self.root == "/" or _is_path(self.root))):
             raise BackupError(f"{MANIFEST} says what Kiwi ID does not write: do not trust this file")
-        for member in self.members:
-            if not member.is_sound():
-                raise BackupError(f"{MANIFEST} has an entry that Kiwi ID does not write ({member.path!r}): do not trust this file")
+        entries: list[Member | Directory] = [*self.members, *self.directories]
+        for one in entries:
+            if not one.is_sound():
+                raise BackupError(f"{MANIFEST} has an entry that Kiwi ID does not write ({one.path!r}): do not trust this file")
         paths = {member.path for member in self.members}
         if len(paths) != len(self.members):
             raise BackupError(f"{MANIFEST} names a file twice: do not trust this backup")

@@ -6,11 +6,9 @@ replaced stays beside the new one, under its name and the time. config.toml is w
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,13 +21,15 @@ import trio
 
 from kiwi_id import compatibility, lock
 from kiwi_id.backup import BackupError, state
-from kiwi_id.backup.archive import Manifest, Member, Reader
-from kiwi_id.backup.collect import ASIDE, CONFIG, DATABASE, KEYS, SERVER, STATE
+from kiwi_id.backup.archive import Reader
+from kiwi_id.backup.collect import ASIDE, CONFIG, DATABASE, SERVER, STATE
+from kiwi_id.backup.giving import Directories, Giver
+from kiwi_id.backup.manifest import Manifest, Member
 from kiwi_id.backup.relocate import Plan, plan
+from kiwi_id.backup.scratch import RESTORE, require_room, scratch, sweep, told
 from kiwi_id.errors import ConfigError, Problem
 from kiwi_id.instance import owners
 from kiwi_id.instance.files import sync_directory, write_atomic
-from kiwi_id.instance.owners import Owner
 from kiwi_id.privileges import acting_as, find_account, owner_of
 
 
@@ -54,10 +54,14 @@ def restore(reader: Reader, *, root: Path | None, binary: Path | None, now: date
     roles = [member.role for member in manifest.members]
     if any(roles.count(role) != 1 for role in (DATABASE, CONFIG, SERVER)):
         raise BackupError("this backup has no database, config.toml or server.toml: it is none of a whole instance")
+    database = _database(manifest, root)
+    # Near where the files go: /tmp may be small, or a memory; and the database is then only renamed.
+    near = next(parent for parent in database.parents if parent.is_dir())
+    sweep(database.parents)
     try:
-        # Near where the files go: /tmp may be small, or a memory; and the database is then only renamed.
-        with owners.scratch_directory(_staging(manifest, root), ".kiwi-restore-") as scratch:
-            staged = {member.path: scratch / str(number) for number, member in enumerate(manifest.members)}
+        require_room(near, sum(member.size for member in manifest.members))
+        with scratch(near, RESTORE) as work:
+            staged = {member.path: work / str(number) for number, member in enumerate(manifest.members)}
             reader.read(lambda member: _private_file(staged[member.path]))
             texts = {m.role: staged[m.path].read_text("utf-8") for m in manifest.members if m.role in (CONFIG, SERVER)}
             planned = plan(manifest, texts, root, binary)
@@ -66,20 +70,21 @@ def restore(reader: Reader, *, root: Path | None, binary: Path | None, now: date
             changed = {member.path: written[member.role] for member in manifest.members if member.role in written}
             for member in (member for member in manifest.members if member.role == STATE):
                 changed[member.path] = state.moved(staged[member.path].read_bytes(), Path(member.path), planned.places)
-            with _database_at_rest(planned):
-                return _Writer(manifest, planned, staged, changed, now).write()
+            writer = _Writer(manifest, planned, staged, changed, now)
+            with _database_at_rest(planned, writer.directories):
+                return writer.write()
     except UnicodeDecodeError:
         raise BackupError("config.toml or server.toml in this backup is not UTF-8") from None
     except OSError as error:
-        raise BackupError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from None
+        raise told(error, near) from None
 
 
-def _staging(manifest: Manifest, root: Path | None) -> Path:
-    """Return the nearest existing directory to where the database goes."""
+def _database(manifest: Manifest, root: Path | None) -> Path:
+    """Return where the database goes."""
     database = Path(next(member.path for member in manifest.members if member.role == DATABASE))
     if root is not None and manifest.root and database.is_relative_to(manifest.root):
         database = root / database.relative_to(manifest.root)
-    return next(parent for parent in database.parents if parent.is_dir())
+    return database
 
 
 def _private_file(path: Path) -> BinaryIO:
@@ -107,13 +112,11 @@ def _fits(found: str, made: str) -> bool:
 
 
 @contextmanager
-def _database_at_rest(planned: Plan) -> Iterator[None]:
+def _database_at_rest(planned: Plan, directories: Directories) -> Iterator[None]:
     """Hold the database's lock, against a Kiwi ID; and see that no kanidmd by itself has it. Raises Locked and BackupError."""
     database, settings = planned.server.db_path, planned.config
     account = find_account(settings.upstream_user, settings.upstream_group, settings.path)
-    if not database.parent.is_dir():
-        database.parent.parent.mkdir(parents=True, exist_ok=True)
-        owners.make_directory(database.parent, 0o700, (account.uid, account.gid) if account else None)
+    directories.make(database.parent, (account.uid, account.gid) if account else None)
     account = account or owner_of(database.parent)
     descriptor = trio.run(partial(lock.acquire, database, acting=lambda: acting_as(account)))
     try:
@@ -151,7 +154,8 @@ class _Writer:
         self.manifest, self.plan, self.staged, self.changed = manifest, planned, staged, changed
         self.suffix = f"{ASIDE}{now:%Y%m%dT%H%M%SZ}"
         self.result = Restored(manifest, planned.config.path)
-        self.strangers: set[str] = set()
+        self.giver = Giver()
+        self.directories = Directories(manifest, planned, self.giver)
 
     def write(self) -> Restored:
         """Write everything; return what was done. Raises OSError."""
@@ -163,14 +167,14 @@ class _Writer:
             self._set_aside(settings.keys_dir, move=True)
         for member in sorted(self.manifest.members, key=lambda member: member.role == CONFIG):
             path = self.plan.places[member.path]
-            self._make_directory(path.parent, 0o700 if member.role in (DATABASE, KEYS) else 0o755, member)
+            self.directories.make(path.parent)
             self._set_aside(path)
             if member is database:
                 self._put_database(path, member)
             else:
                 data = self.changed.get(member.path)
                 data = self.staged[member.path].read_bytes() if data is None else data
-                write_atomic(path, data, int(member.mode, 8), self._owner(member))
+                write_atomic(path, data, int(member.mode, 8), self.giver.owner(member))
             self.result.written.append(path)
         if settings.log_file is not None:
             settings.log_file.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -180,7 +184,7 @@ class _Writer:
     def _put_database(self, path: Path, member: Member) -> None:
         file = self.staged[member.path]
         with file.open("rb") as staged:
-            owners.give(staged.fileno(), self._owner(member))
+            owners.give(staged.fileno(), self.giver.owner(member))
             os.fchmod(staged.fileno(), int(member.mode, 8))
             os.fsync(staged.fileno())
         file.replace(path)
@@ -202,28 +206,9 @@ class _Writer:
             path.rename(aside)
         self.result.aside.append(aside)
 
-    def _make_directory(self, directory: Path, mode: int, member: Member) -> None:
-        if not directory.is_dir():
-            directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            owners.make_directory(directory, mode, self._owner(member) if mode == 0o700 else None)
-
-    def _owner(self, member: Member) -> Owner | None:
-        """Return the user and group that a file had; only root can give it to them, and who restores a trial needs not."""
-        if os.geteuid() != 0:
-            return None
-        user = self._number(member.owner, lambda name: pwd.getpwnam(name).pw_uid)
-        return user, self._number(member.group, lambda name: grp.getgrnam(name).gr_gid)
-
-    def _number(self, name: str, look_up: Callable[[str], int]) -> int:
-        try:
-            return int(name) if name.isdecimal() else look_up(name)
-        except KeyError:
-            self.strangers.add(name)
-            return -1
-
     def _add_notes(self) -> None:
-        if self.strangers:
-            names = ", ".join(sorted(self.strangers))
+        if self.giver.strangers:
+            names = ", ".join(sorted(self.giver.strangers))
             self.result.notes.append(f"This machine does not know {names}, to whom files belonged; they belong to you now.")
         try:
             compatibility.inspect(self.plan.config, allow_untested=True)

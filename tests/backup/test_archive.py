@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import tarfile
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kiwi_id.backup import BackupError, crypt
+from kiwi_id.backup import BackupError, archive, crypt
 from kiwi_id.backup.archive import Reader
 from kiwi_id.backup.create import verify
 from kiwi_id.backup.crypt import CHUNK, Decryptor, Encryptor
@@ -200,10 +202,23 @@ def test_nothing_stands_behind_the_end(kept: Kept) -> None:
     with pytest.raises(BackupError, match="behind the end"):
         verify(kept.backup, None)
     plain[-10] = 1
-    for tail in (bytes(plain), gzip.decompress(whole) + b"\0" * 512):
+    for tail in (bytes(plain), gzip.decompress(whole) + b"\0" * 2 * tarfile.RECORDSIZE):
         kept.backup.write_bytes(gzip.compress(tail))
         with pytest.raises(BackupError, match="behind the end"):
             verify(kept.backup, None)
+
+
+def test_every_length_has_its_end(kept: Kept) -> None:
+    """Wherever in tar's records an archive ends, it is found whole."""
+    with kept.backup.open("rb") as file:
+        manifest = Reader(file).manifest
+    for blocks in range(tarfile.RECORDSIZE // tarfile.BLOCKSIZE + 1):
+        data = b"x" * blocks * tarfile.BLOCKSIZE
+        member = replace(manifest.members[0], size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        target = io.BytesIO()
+        archive.write(target, replace(manifest, members=(member,)), lambda _, held=data: io.BytesIO(held))
+        target.seek(0)
+        Reader(target).read()
 
 
 @pytest.mark.parametrize("at", [0, 1])

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tarfile
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import pytest
 import trio
 
 from kiwi_id import config, lock
+from kiwi_id.backup.scratch import RESTORE, scratch, sweep
 from kiwi_id.errors import Exit
 from kiwi_id.instance import keys
 from tests.backup.conftest import Kept
 from tests.backup.running import kiwi_id
+from tests.kanidm.instance import ROOT
 
 
 def everything(directory: Path) -> dict[str, bytes]:
@@ -178,3 +185,109 @@ def test_moving_sets_every_path(kept: Kept, tmp_path: Path) -> None:
     text = moved.path.read_text() + moved.upstream_config.read_text()
     assert f"{kept.places.root}/" not in text
     assert everything(outside).keys() == {f"{outside}/secret"}
+
+
+def leave(directory: Path) -> Path:
+    """Leave in ``directory`` what a killed restore leaves; return where."""
+    left = directory / ".kiwi-restore-abc12"
+    left.mkdir(mode=0o700)
+    (left / "0").write_text("a key")
+    return left
+
+
+def test_what_a_killed_restore_left_is_cleared(kept: Kept, tmp_path: Path) -> None:
+    """The next restore to the same place, or backup from there, removes it; what only has such a name stays."""
+    root = tmp_path / "drill"
+    root.mkdir()
+    left = [leave(root), leave(tmp_path)]
+    somebodys = tmp_path / ".kiwi-restore-notes"
+    somebodys.mkdir(mode=0o700)
+    (somebodys / "notes.txt").touch()
+    assert kiwi_id("restore", kept.backup, "--root", root).returncode == Exit.OK
+    assert not any(one.exists() for one in left)
+    left = [leave(kept.places.database.parent), leave(tmp_path)]
+    assert kiwi_id("backup", tmp_path / "another.tar.gz", "--config", kept.places.config).returncode == Exit.OK
+    assert not any(one.exists() for one in left)
+    assert (somebodys / "notes.txt").exists()
+
+
+def test_a_restore_at_work_is_not_disturbed(tmp_path: Path) -> None:
+    """Its directory is locked for as long as it is used, and gone afterwards."""
+    with scratch(tmp_path, RESTORE) as work:
+        sweep([tmp_path])  # while it is empty, as it is for a moment before its lock is taken
+        (work / "0").write_text("a key")
+        sweep([tmp_path])
+        assert (work / "0").read_text() == "a key"
+    assert list(tmp_path.iterdir()) == []
+
+
+def mode(path: Path) -> int:
+    """Return the permissions of ``path``."""
+    return path.stat().st_mode & 0o777
+
+
+def test_directories_are_as_closed_as_they_were(kept: Kept, tmp_path: Path) -> None:
+    """A directory that a restore makes has the mode that it had; one that is there keeps its own."""
+    secrets = kept.places.config.parent / "secrets"
+    (secrets / "deep").mkdir(parents=True)
+    for file, private in ((secrets / "a", 0o644), (secrets / "deep/b", 0o600)):
+        file.write_text("s3cret")
+        file.chmod(private)
+    secrets.chmod(0o710)
+    (secrets / "deep").chmod(0o700)
+    kept.places.config.parent.chmod(0o750)
+    file = tmp_path / "closed.tar.gz"
+    assert kiwi_id("backup", file, "--config", kept.places.config).returncode == Exit.OK
+    root = tmp_path / "new"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc").chmod(0o711)
+    done = kiwi_id("restore", file, "--root", root)
+    assert done.returncode == Exit.OK, done.stderr
+    new = root / "etc/kiwi"
+    assert [mode(path) for path in (root / "etc", new, new / "secrets", new / "secrets/deep")] == [0o711, 0o750, 0o710, 0o700]
+    assert mode(root / "var/lib/upstream") == mode(kept.places.database.parent)
+
+
+def test_directories_of_an_older_backup(kept: Kept, tmp_path: Path) -> None:
+    """It says nothing of directories: where only private files lay, nobody else comes in."""
+    secrets = kept.places.config.parent / "secrets"
+    secrets.mkdir()
+    (secrets / "a").write_text("s3cret")
+    (secrets / "a").chmod(0o600)
+    file = tmp_path / "old.tar.gz"
+    assert kiwi_id("backup", file, "--config", kept.places.config).returncode == Exit.OK
+    target = io.BytesIO()
+    with tarfile.open(file) as source, tarfile.open(fileobj=target, mode="w") as tar:
+        for entry in source:
+            data = cast("BinaryIO", source.extractfile(entry)).read()
+            if entry.name == "manifest.json":
+                table = json.loads(data)
+                del table["directories"]
+                data = json.dumps(table).encode()
+                entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    file.write_bytes(gzip.compress(target.getvalue()))
+    done = kiwi_id("restore", file, "--root", tmp_path / "new")
+    assert done.returncode == Exit.OK, done.stderr
+    assert mode(tmp_path / "new/etc/kiwi/secrets") == 0o700
+    assert mode(tmp_path / "new/etc/kiwi") == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare to mount a small disk")
+@pytest.mark.parametrize("command", ["restore", "backup"])
+def test_a_full_disk_is_named(kept: Kept, tmp_path: Path, command: str) -> None:
+    """Without room for it nothing is written, and where the room is missing is said, with how much."""
+    small = tmp_path / "small"
+    small.mkdir()
+    arguments = {
+        "restore": ["restore", str(kept.backup), "--root", str(small / "new")],
+        "backup": ["backup", str(small / "new.tar.gz"), "--config", str(kept.places.config)],
+    }[command]
+    mount = f'mount -t tmpfs -o size=4k none {small} && "$@"; code=$?; ls -A {small}; exit $code'
+    run = ["unshare", "--mount", "sh", "-c", mount, "sh", sys.executable, "-m", "kiwi_id", *arguments]
+    done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    if "permission denied" in done.stderr:
+        pytest.skip("this container may not mount")
+    assert done.returncode == Exit.FAILURE
+    assert done.stdout == ""
+    assert f"kiwi-id {command}: {small}: no space left: " in done.stderr
