@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     """Apply, and print each step; return 0 when Kanidm is as the file says, 1 when something was refused or is not ours."""
     import trio  # noqa: PLC0415
 
-    from kiwi_id.identities import service, show  # noqa: PLC0415
+    from kiwi_id.identities import service, show, word  # noqa: PLC0415
     from kiwi_id.identities.diff import Difference  # noqa: PLC0415
     from kiwi_id.identities.load import load  # noqa: PLC0415
     from kiwi_id.kanidm import server_toml  # noqa: PLC0415
@@ -64,6 +64,8 @@ def run(args: argparse.Namespace) -> int:
         if args.recover:
             sys.stderr.write(plan.RECOVERED)
     done = len(difference.steps) - len(refused)
+    if plan.state_file(args, instance) == instance.identities_file:
+        word.leave(instance, service.applied_by_hand(instance.identities_file, difference, refused))
     secrets = _tell_running(instance)
     if args.json:
         words = [{"kind": one.step.kind, "name": one.step.name, "reasons": list(one.refused)} for one in refused]

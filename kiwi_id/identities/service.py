@@ -136,6 +136,16 @@ class Applied:
         }
 
 
+def applied_by_hand(file: Path, difference: Difference, refused: list[Done]) -> Applied:
+    """Return what came of an apply that was asked for by a command."""
+    titles = tuple(f"{done.step.action} {show.title(done.step)}: {'; '.join(done.refused)}" for done in refused)
+    return Applied(file, len(difference.steps) - len(refused), titles, tuple(difference.foreign), _held(difference))
+
+
+def _held(difference: Difference) -> tuple[str, ...]:
+    return tuple(f"{one.name}.{one.field}: {one.reason}" for one in difference.held)
+
+
 async def apply_configured(config: Config, server: ServerToml, *, told: dict[str, tuple[str, ...]] | None = None) -> Applied:
     """Do at a start or reload what ``kiwi-id apply`` does, and log it; return what came of it.
 
@@ -176,7 +186,7 @@ async def apply_configured(config: Config, server: ServerToml, *, told: dict[str
         log.warn("something of the state file is held back", entry=one.name, key=one.field, reason=one.reason)
     refused = tuple(f"{title}: {'; '.join(reasons)}" for title, reasons in told.items() if reasons)
     done = len(told) - len(refused)
-    held = tuple(f"{one.name}.{one.field}: {one.reason}" for one in difference.held)
+    held = _held(difference)
     applied = Applied(file, done, refused, tuple(difference.foreign), held)
     words = "the state file is in force" if applied.ok else "the state file is in force in part"
     log.info(words, file=str(file), steps=done, refused=len(refused), left_alone=len(difference.foreign), held_back=len(held))

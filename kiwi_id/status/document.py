@@ -27,6 +27,7 @@ def make(file: Path, answer: dict[str, Any] | None, now: datetime | None = None,
     now = now or datetime.now(UTC)
     told = {name: value for name, value in (answer or {}).items() if name not in ("ok", "config")}
     upstream = told.get("upstream", {})
+    provisioning = told.get("provisioning", {"account": None, "applied": None, "mistakes": []})
     found: list[Notice] = list(notices.of_running(answer, now)) if answer else []
     document: Document = {
         "format": FORMAT,
@@ -37,22 +38,30 @@ def make(file: Path, answer: dict[str, Any] | None, now: datetime | None = None,
         "config": str(file),
         **told,
     }
-    found += notices.of_findings(checks.check(file, allow_untested=True), running=answer is not None)
+    # What is told of the running Kiwi ID (notices.of_running) is not told again of its files.
+    told_already = [row for row in told.get("client_secrets", {}).get("problems", ()) if row not in provisioning["mistakes"]]
+    findings = checks.check(file, allow_untested=True)
+    findings = [one for one in findings if one.problem is None or one.problem.as_dict() not in told_already]
+    found += notices.of_findings(findings, running=answer is not None)
     version = upstream.get("version") or ""
     try:
         settings = config.load(file)
     except ConfigError:  # the check has told
         ldap = False
         holder = ""
+        identities = {"mistakes": provisioning["mistakes"], "applied": _latest(None, provisioning["applied"])}
     else:
         server = server_toml.examine(settings.upstream_config, settings)[0]
         ldap = bool(server and server.ldap)
         holder = checks.lock_holder(server.db_path) if server else ""
         parts = files.look(settings, server, now)
+        identities = parts["identities"]
+        identities["applied"] = _latest(identities["applied"], provisioning["applied"])
         document |= parts
         version = version or _installed(settings)
         found += notices.of_files(parts)
         found += weak.look(settings, server, parts, now, uid=told.get("uid", os.getuid()))
+    found += notices.of_applied(identities, provisioning["account"])
     if answer is None:
         found[:0] = notices.of_silence(holder, denied=denied)
     document["kanidm"] = _kanidm(version, ldap=ldap)
@@ -61,6 +70,13 @@ def make(file: Path, answer: dict[str, Any] | None, now: datetime | None = None,
         document[member] = [notice.as_dict() for notice in dict.fromkeys(found) if notice.level == level]
     document["ok"] = document["serving"] and not document["warnings"]
     return document
+
+
+def _latest(by_hand: dict[str, Any] | None, by_itself: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the later of two applies: that of which a command left word, and that of the running Kiwi ID."""
+    if by_itself is None or by_itself["absent"] or (by_hand is not None and by_hand["at"] > by_itself["at"]):
+        return by_hand
+    return by_itself | {"by_hand": False}
 
 
 def _installed(settings: config.Config) -> str:

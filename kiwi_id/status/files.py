@@ -16,6 +16,7 @@ from typing import Any
 from kiwi_id.backup import record
 from kiwi_id.config import Config
 from kiwi_id.errors import KiwiError
+from kiwi_id.identities import word
 from kiwi_id.instance import certs
 from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, KeyState, load
 from kiwi_id.kanidm.server_toml import ServerToml
@@ -39,6 +40,7 @@ def look(config: Config, server: ServerToml | None, now: datetime) -> dict[str, 
             "exists": _exists(config.identities_file) or _exists(config.identities_file.with_suffix(".d")),
             "apply_on_start": config.apply_on_start,
             "mistakes": [problem.as_dict() for problem in mistakes_of(config)],
+            "applied": word.left(config),
         },
     }
 

@@ -81,24 +81,33 @@ def of_silence(holder: str, *, denied: bool) -> Iterator[Notice]:
 
 
 def _of_provisioning(told: Mapping[str, Any]) -> Iterator[Notice]:
-    account, applied = told["account"], told["applied"]
+    account = told["account"]
     if account and account["error"]:
         code = "account_consent" if account["state"] == "consent needed" else "account_failed"
         yield Notice("warning", code, "Kiwi ID has no account in this Kanidm: " + account["error"], "")
     elif account and account["missing_groups"]:
         text = f"Kiwi ID's account is not in {', '.join(account['missing_groups'])}: some commands are refused"
         yield Notice("hint", "account_groups", text, "To put it there: kiwi-id bootstrap --ask-password")
-    if applied and applied["error"] and not told["mistakes"] and not (account and account["error"]):
+
+
+def of_applied(identities: Mapping[str, Any], account: Mapping[str, Any] | None) -> Iterator[Notice]:
+    """Yield what came of the latest apply, as far as ``identities["mistakes"]`` and ``account`` do not tell it already."""
+    applied = identities["applied"]
+    if applied is None:
+        return
+    if applied["error"] and not identities["mistakes"] and not (account and account["error"]):
         yield Notice(
-            "warning", "state_file_not_applied", "the state file was not applied: " + applied["error"], "Then: kiwi-id reload"
+            "warning", "state_file_not_applied", f"the state file was not applied: {applied['error']}", "Then: kiwi-id reload"
         )
-    if applied and applied["refused"]:
+    if applied["refused"]:
         text = f"Kanidm refused {len(applied['refused'])} steps of the state file, first: {applied['refused'][0]}"
         yield Notice("warning", "state_file_refused", text, "Mend the file, then: kiwi-id apply")
-    if applied and applied["left_alone"]:
-        names = applied["left_alone"]
+    if names := applied["left_alone"]:
         text = f"the state file names what is not ours, so it is left alone: {', '.join(names[:5])}{' …' if names[5:] else ''}"
-        yield Notice("warning", "state_file_not_ours", text, f"To take it over: kiwi-id apply --adopt {names[0]}")
+        yield Notice("warning", "state_file_not_ours", text, "To see why, and what to do: kiwi-id plan")
+    if held := applied["held_back"]:
+        text = f"{len(held)} entries of the state file are not done, first: {held[0]}"
+        yield Notice("warning", "state_file_held_back", text, "To see all: kiwi-id plan")
 
 
 def of_version(version: str, now: datetime, *, ldap: bool) -> Iterator[Notice]:

@@ -157,16 +157,17 @@ class Screen:
             return f"{plural(len(identities['mistakes']), 'mistake')}: not applied"
         if not identities["exists"]:
             return f"none ({identities['file']})"
-        if not identities["apply_on_start"]:
-            return "applied by hand only (apply_on_start)"
-        if told.get("busy"):
+        if identities["apply_on_start"] and told.get("busy"):
             return "being applied"
-        applied = told.get("applied")
-        if not applied or applied["absent"]:
-            return "applied at the next start or reload"
-        result = plural(applied["steps"], "step") if applied["steps"] else "nothing to do"
-        refused = f", {len(applied['refused'])} refused" if applied["refused"] else ""
-        return f"{'failed' if applied['error'] else 'applied'} {clock(applied['at'])}: {result}{refused}"
+        applied = identities["applied"]
+        if not applied:
+            by_hand = "applied by hand only (apply_on_start)"
+            return "applied at the next start or reload" if identities["apply_on_start"] else by_hand
+        verb = "failed" if applied["error"] else "applied by hand" if applied["by_hand"] else "applied"
+        nothing = "nothing done" if applied["error"] else "nothing to do"
+        done = f"{verb} {clock(applied['at'])}: {plural(applied['steps'], 'step') if applied['steps'] else nothing}"
+        open_ends = (("refused", "refused"), ("left_alone", "not ours"), ("held_back", "held back"))
+        return done + "".join(f", {len(applied[name])} {words}" for name, words in open_ends if applied[name])
 
     def _kanidm(self) -> Iterator[str]:
         kanidm = self._document["kanidm"]

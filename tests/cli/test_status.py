@@ -130,6 +130,8 @@ def test_a_document_for_a_program(make: Callable[..., Kiwi], binary: Path) -> No
     assert (last["verified"], last["encrypted"], last["there"], found["backup"]["late"]) == (True, False, True, False)
     assert found["disk"]["database"] > 0
     assert found["account"]["token"] is True
+    applied = found["identities"].pop("applied")
+    assert applied == found["provisioning"]["applied"] | {"by_hand": False}
     assert found["identities"] == {
         "file": str(kiwi.config.with_name("identities.toml")),
         "exists": True,

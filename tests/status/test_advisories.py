@@ -33,7 +33,11 @@ def test_what_needs_ldap_is_told_with_ldap_only() -> None:
     """An instance whose LDAP listener is off has no fault of it; the worst comes first."""
     known = advisories.load()
     without, with_ldap = (known.for_version("1.5.0", ldap=ldap) for ldap in (False, True))
-    assert {one.id for one in with_ldap} - {one.id for one in without} == {"GHSA-qcxq-75wr-5cm8", "ldap-query-parsing", "ldap-buffer-size"}
+    assert {one.id for one in with_ldap} - {one.id for one in without} == {
+        "GHSA-qcxq-75wr-5cm8",
+        "ldap-query-parsing",
+        "ldap-buffer-size",
+    }
     assert with_ldap[0].severity == "high"
     ranks = [advisories.SEVERITIES.index(one.severity) for one in with_ldap]
     assert ranks == sorted(ranks, reverse=True)
