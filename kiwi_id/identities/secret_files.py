@@ -17,6 +17,7 @@ from pathlib import Path
 from kiwi_id.errors import ConfigError, ConfigMissing, Problem
 from kiwi_id.identities.load import load
 from kiwi_id.identities.model import Client, Identities
+from kiwi_id.identities.salvage import salvage
 from kiwi_id.instance.files import read_file
 
 SHORTEST, LONGEST = 20, 512
@@ -43,11 +44,15 @@ Chosen = Mapping[str, tuple[Candidate, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read: ``chosen``, None when not even the state file can be; ``broken`` clients, of which a file cannot be used."""
+    """What was read: ``chosen``, None when there is no state file; ``broken`` clients, of which a file cannot be used.
+
+    ``partial``: the state file has mistakes, so that this is what can be read of it (:mod:`kiwi_id.identities.salvage`).
+    """
 
     chosen: Chosen | None
     broken: frozenset[str] = frozenset()
     problems: list[Problem] = field(default_factory=list)
+    partial: bool = False
 
 
 def digest(secret: str) -> bytes:
@@ -70,7 +75,10 @@ def of_state_file(path: Path, now: datetime, *, wanted: bool) -> Read:
     except ConfigMissing as error:
         return Read(None, problems=error.problems) if wanted else Read({})
     except ConfigError as error:
-        return Read(None, problems=error.problems)
+        found = salvage(path)
+        some = of_identities(Identities(clients=found.clients, places=dict.fromkeys(found.clients, str(path))), now)
+        chosen = {**(some.chosen or {}), **dict.fromkeys(found.lost, ())}
+        return Read(chosen, some.broken | found.lost, [*error.problems, *some.problems], partial=True)
 
 
 def of_identities(identities: Identities, now: datetime) -> Read:

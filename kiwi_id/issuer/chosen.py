@@ -68,16 +68,19 @@ class ChosenSecrets:
         return frozenset(self._chosen)
 
     def use(self, read: Read) -> list[str]:
-        """Put what was read in force; return in words what has changed. A client whose file is broken keeps what it had."""
+        """Put what was read in force; return in words what has changed. A client whose file is broken keeps what it had.
+
+        So do all when the state file has mistakes; then a client is only added, so that after a start nobody's chosen secret is
+        forgotten for a mistake elsewhere.
+        """
         self.problems = read.problems
         for problem in read.problems:
             log.error("a chosen client secret cannot be used", **problem.as_dict())
         if read.chosen is None:  # nobody knows who has chosen what
             return []
         old = self._chosen
-        self._chosen = {
-            name: old[name] if name in read.broken and name in old else candidates for name, candidates in read.chosen.items()
-        }
+        now = {name: old[name] if name in read.broken and name in old else candidates for name, candidates in read.chosen.items()}
+        self._chosen = {**now, **old} if read.partial else now
         for name in self._kanidms.keys() - self._chosen.keys():
             del self._kanidms[name]
         changed = sorted(name for name in {*old, *self._chosen} if old.get(name) != self._chosen.get(name))

@@ -115,6 +115,39 @@ def test_a_broken_file_costs_itself_only(tmp_path: Path) -> None:
     assert of_identities(state(client(tmp_path)), NOW).chosen == {"mail": ()}
 
 
+@pytest.mark.parametrize(
+    ("text", "mistakes"),
+    [
+        ("[persons.Alice]\n{client}", 1),
+        ("{client}typo = 3\n", 1),
+        ("{client}scopes = {{ staff = 3 }}\n[groups.staff]\nmembers = 5\n", 2),
+        ("[persons.alice\n{client}", 1),
+        ('{client}[persons.alice]\ndisplay_name = "Alice\n[groups.staff]\n', 1),
+        ("[persons.alice]\n[persons.alice]\n{client}", 1),
+        ("\ufeff{client}", 1),
+    ],
+)
+def test_a_mistake_elsewhere_forgets_no_secret(tmp_path: Path, text: str, mistakes: int) -> None:
+    """Whatever is wrong beside a client, even when the file is no TOML: its chosen secret is found, and the mistake told."""
+    file, secret = tmp_path / "identities.toml", written(tmp_path / "secret", GOOD)
+    file.write_text(text.format(client=f"[clients.mail]\nlanding = 'https://m.example.com/'\nsecret_file = '{secret}'\n"))
+    found = of_state_file(file, NOW, wanted=True)
+    assert (found.chosen, found.partial) == ({"mail": (Candidate(digest(GOOD)),)}, True)
+    assert len(found.problems) == mistakes
+
+
+@pytest.mark.parametrize(
+    "text", ['[clients.mail]\nlanding = "x\nsecret_file = "/a"\n[clients.wiki]\n', "[clients.mail]\nsecret_file = 3\n"]
+)
+def test_nobody_is_a_client_whose_secret_is_lost(tmp_path: Path, text: str) -> None:
+    """When nobody can tell which secret a client has chosen, but that it has: no secret is its own, Kanidm's neither."""
+    file = tmp_path / "identities.toml"
+    file.write_text(text)
+    found = of_state_file(file, NOW, wanted=True)
+    assert found.chosen == {"mail": ()}
+    assert found.broken == {"mail"}
+
+
 def test_a_state_file_that_cannot_be_read(tmp_path: Path) -> None:
     """Of a broken state file nobody knows who has chosen what; a missing one has nobody choose, and may be a mistake."""
     file = tmp_path / "identities.toml"
@@ -123,9 +156,9 @@ def test_a_state_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert (missing.chosen, [problem.found for problem in missing.problems]) == (None, ["no state file"])
     file.write_text("[clients.mail")
     broken = of_state_file(file, NOW, wanted=False)
-    assert (broken.chosen, [problem.where for problem in broken.problems]) == (None, [str(file)])
+    assert (broken.chosen, broken.partial, [problem.where for problem in broken.problems]) == ({}, True, [str(file)])
     beyond = of_state_file(Path("/" + "x" * 300), NOW, wanted=False)
-    assert (beyond.chosen, [problem.found for problem in beyond.problems]) == (None, ["file name too long"])
+    assert (beyond.chosen, [problem.found for problem in beyond.problems]) == ({}, ["file name too long"])
     file.write_text(client(tmp_path))
     written(tmp_path / "now", GOOD)
     assert of_state_file(file, NOW, wanted=True) == Read({"mail": (Candidate(digest(GOOD)),)})

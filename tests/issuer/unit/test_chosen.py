@@ -235,6 +235,12 @@ async def test_a_file_that_breaks() -> None:
     assert made.secrets.problems == [problem]
     assert (await redeem(made, CHOSEN)).status == 200
     assert made.secrets.use(Read(None, problems=[problem])) == []
+    some = {"mail": (), "new": (Candidate(digest(BEFORE)),)}
+    assert made.secrets.use(Read(some, frozenset({"mail"}), [problem], partial=True)) == ["the chosen secret of new"]
+    assert made.secrets.clients == {"mail", "wiki", "new"}
+    assert made.secrets.use(Read({"mail": (Candidate(digest(CHOSEN)),), "wiki": (Candidate(digest(BEFORE)),)})) == [
+        "the chosen secret of new"
+    ]
     assert (await redeem(made, CHOSEN)).status == 200
     assert made.secrets.use(Read({})) == ["the chosen secret of mail", "the chosen secret of wiki"]
     assert (await redeem(made, made.kanidm.clients["mail"].secret or "")).status == 200
