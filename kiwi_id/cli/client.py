@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 from kiwi_id.cli import shared
 from kiwi_id.cli.shared import Job, UsageError, confirm, facts, table, tell
 from kiwi_id.errors import ConfigError, ConfigMissing, Exit, KiwiError
+from kiwi_id.identities.fields import FIELDS, entry_name, many, scope, uri
 from kiwi_id.identities.load import load
 from kiwi_id.identities.secret_files import files_of, is_hash, read
 from kiwi_id.kanidm.everyday import entries, first, new_client_secret, remove, require, require_free, short, whole
@@ -65,7 +67,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry the action out; return 0. 1 when Kanidm refuses it or there is no such client, 69 without kanidmd."""
     if args.action == "add":
-        args.landing = args.landing or _home(args.redirect_uri[0])
+        shared.checked(entry_name, args.name, "NAME")
+        args.redirect_uri = shared.checked(partial(many, parse=uri, example=""), args.redirect_uri, "--redirect-uri")
+        args.scopes = shared.checked(partial(many, parse=scope, example=""), args.scopes.split(), "--scopes")
+        if not args.scopes:
+            raise UsageError(f'--scopes: found none; allowed: one or more, such as "{_SCOPES}"')
+        if args.display_name:
+            args.display_name = shared.checked(FIELDS["client"]["display_name"].parse, args.display_name, "--display-name")
+        args.landing = shared.checked(FIELDS["client"]["landing"].parse, args.landing or _home(args.redirect_uri[0]), "--landing")
     if args.action == "remove":
         confirm(args, f"Remove the client {args.name}? Nobody can log in to it any more, and its secret is lost.")
     return shared.run(args, _WORK[args.action])
@@ -87,7 +96,7 @@ async def _add(job: Job) -> int:
     async with whole(kanidm, "oauth2", args.name):
         await kanidm.add_redirect_uris(args.name, *args.redirect_uri)
         for group in args.group:
-            await kanidm.set_scopes(args.name, group, args.scopes.split())
+            await kanidm.set_scopes(args.name, group, args.scopes)
     lines = [
         f"Added the client {args.name}.",
         f"Discovery: {_issuer(job)}/.well-known/openid-configuration",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kiwi_id.cli import shared
 from kiwi_id.cli.shared import Job, confirm, facts, table, tell
+from kiwi_id.identities.fields import FIELDS, entry_name
 from kiwi_id.kanidm.everyday import (
     describe,
     entries,
@@ -50,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the action out; return 0. 1 when Kanidm refuses it or there is no such group, 69 without kanidmd."""
+    if args.action == "add":
+        shared.checked(entry_name, args.name, "NAME")
+        args.description = shared.checked(FIELDS["group"]["description"].parse, args.description or "", "--description")
     if args.action == "remove":
         confirm(args, f"Remove the group {args.name}? Who may do something because of it may not any more.")
     return shared.run(args, _WORK[args.action])

@@ -6,6 +6,7 @@ import argparse
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kiwi_id import config
 from kiwi_id.cli import add_config_option
 from kiwi_id.errors import Exit, KiwiError
+from kiwi_id.values import Refused
 
 if TYPE_CHECKING:
     from kiwi_id.config import Config
@@ -37,6 +39,14 @@ def name(text: str) -> str:
         allowed = "letters, digits, '.', '-' and '_', beginning with a letter or digit"
         raise argparse.ArgumentTypeError(f"{text!r} is no name; allowed: {allowed}")
     return text.lower()
+
+
+def checked(parse: Callable[[Any], _T], value: Any, option: str) -> _T:
+    """Check what ``option`` gives by a parser of the state file's. Raises UsageError: what Kanidm refuses, it refuses in codes."""
+    try:
+        return parse(value)
+    except Refused as refused:
+        raise UsageError(f"{option}: {refused}") from None
 
 
 def add_actions(parser: argparse.ArgumentParser, actions: Mapping[str, str]) -> dict[str, argparse.ArgumentParser]:
@@ -87,6 +97,10 @@ def run_async(main: Callable[[], Awaitable[_T]]) -> _T:
     except KanidmUnreachable as error:
         raise KanidmUnreachable(f"{error.diagnostics()} Is Kiwi ID running? See: kiwi-id status") from None
     except KanidmRefused as refused:
+        if refused.status == 409 or "attrunique" in str(refused):
+            raise KanidmRefused(
+                f"Something else in Kanidm has that name or mail address already. ({refused})", refused.status
+            ) from None
         if refused.status != 403:
             raise
         hint = "Kiwi ID may not change Kanidm's own administrators' groups nor who is in them: sign in as idm_admin for that."
@@ -98,7 +112,7 @@ def confirm(args: argparse.Namespace, question: str) -> None:
     if args.yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("this cannot be taken back, and there is no terminal to ask on: say --yes")
+        raise UsageError("this is asked for on a terminal, and there is none: say --yes")
     sys.stderr.write(f"{question} [y/N] ")
     sys.stderr.flush()
     answer = sys.stdin.readline()
@@ -119,8 +133,18 @@ def tell(args: argparse.Namespace, result: Any, lines: Iterable[str]) -> int:
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Return the lines of a table, columns as wide as their widest cell."""
     cells = [list(titles), *([shown(cell) or "-" for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    widths = [max(_width(row[column]) for row in cells) for column in range(len(titles))]
+    return [
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
+    ]
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes (Unicode Standard Annex 11)."""
+    marks = ("Mn", "Me", "Cf")
+    return sum(
+        0 if unicodedata.category(char) in marks else 2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text
+    )
 
 
 def facts(rows: Mapping[str, str | Sequence[str]]) -> list[str]:

@@ -30,7 +30,8 @@ def prepare() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for as long as the process lives
     codecs.register_error("kiwi_id.escape", _escape)
     reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure is not None and sys.stdout.errors == "strict":
+    # In the C locale Python's own answer is "surrogateescape", which fails for the same characters.
+    if reconfigure is not None and sys.stdout.errors in ("strict", "surrogateescape"):
         reconfigure(errors="kiwi_id.escape")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kiwi_id import values
 from kiwi_id.cli import shared
 from kiwi_id.cli.shared import Job, UsageError, confirm, facts, shown, table, tell, when
+from kiwi_id.identities.fields import FIELDS, entry_name
 from kiwi_id.kanidm.everyday import (
     disable,
     enable,
@@ -60,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry the action out; return 0. 1 when Kanidm refuses it or there is no such user, 69 without kanidmd."""
+    if args.action == "add":
+        shared.checked(entry_name, args.name, "NAME")
+        args.mail = list(shared.checked(FIELDS["person"]["mail"].parse, args.mail, "--mail"))
+        if args.display_name:
+            args.display_name = shared.checked(FIELDS["person"]["display_name"].parse, args.display_name, "--display-name")
     if "ttl" in args:
         args.seconds = _seconds(args.ttl)
     if args.action == "remove":

@@ -130,7 +130,7 @@ def _matching(pattern: re.Pattern[str], allowed: str) -> Callable[[Any], str]:
 
 
 _label = _matching(_LABEL, "a label of up to 128 characters on one line, without a key after ': ' in it")
-_scope = _matching(_SCOPE, "a scope of letters, digits and '_'")
+scope = _matching(_SCOPE, "a scope of letters, digits and '_'")
 _claim = _matching(_SCOPE, "a claim's name of letters, digits and '_'")
 _value = _matching(_CLAIM_VALUE, "a value of letters, digits and '_', from Kanidm 1.10 on with '-' and ':' between them")
 _shell = _matching(_SHELL, 'the absolute path of a shell, such as "/bin/bash"')
@@ -177,7 +177,7 @@ def uri(value: Any, *, fragment: bool = False) -> str:
 
 def _scopes(value: Any) -> dict[str, frozenset[str]]:
     example = '{ staff = ["openid", "email"] }'
-    found = table(value, reference, lambda scopes: frozenset(many(scopes, _scope, '["openid"]')), example)
+    found = table(value, reference, lambda scopes: frozenset(many(scopes, scope, '["openid"]')), example)
     return {group: scopes for group, scopes in found.items() if scopes}
 
 

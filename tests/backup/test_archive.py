@@ -9,6 +9,7 @@ import json
 import tarfile
 import tracemalloc
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,6 +21,7 @@ from kiwi_id.backup import BackupError, archive, crypt
 from kiwi_id.backup.archive import Reader
 from kiwi_id.backup.create import verify
 from kiwi_id.backup.crypt import CHUNK, Decryptor, Encryptor
+from kiwi_id.backup.manifest import Member
 from kiwi_id.errors import Exit
 from tests.backup.conftest import Kept
 from tests.backup.running import kiwi_id
@@ -208,6 +210,10 @@ def test_nothing_stands_behind_the_end(kept: Kept) -> None:
             verify(kept.backup, None)
 
 
+def _held(data: bytes, _: Member) -> BinaryIO:
+    return io.BytesIO(data)
+
+
 def test_every_length_has_its_end(kept: Kept) -> None:
     """Wherever in tar's records an archive ends, it is found whole."""
     with kept.backup.open("rb") as file:
@@ -216,7 +222,7 @@ def test_every_length_has_its_end(kept: Kept) -> None:
         data = b"x" * blocks * tarfile.BLOCKSIZE
         member = replace(manifest.members[0], size=len(data), sha256=hashlib.sha256(data).hexdigest())
         target = io.BytesIO()
-        archive.write(target, replace(manifest, members=(member,)), lambda _, held=data: io.BytesIO(held))
+        archive.write(target, replace(manifest, members=(member,)), partial(_held, data))
         target.seek(0)
         Reader(target).read()
 

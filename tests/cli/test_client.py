@@ -66,8 +66,18 @@ def test_what_cannot_be(ready: World) -> None:
     """What Kanidm refuses leaves no half of a client; what is missing is named; a removal asks for --yes."""
     ready.ok("group", "add", "readers")
     add = ("client", "add", "mail", "--redirect-uri", "https://mail.example.com/callback", "--group", "readers")
-    assert ready.run(*add, "--scopes", "not-a-scope").returncode == Exit.FAILURE
-    assert ready.run(*add, "--redirect-uri", "nonsense").returncode == Exit.FAILURE
+    for wrong, words in (
+        (("--scopes", "not-a-scope"), "a scope of letters"),
+        (("--scopes", ""), "--scopes: found none"),
+        (("--redirect-uri", "nonsense"), "an absolute URI"),
+        (("--redirect-uri", "javascript:alert(1)"), "a URI that cannot be used"),
+        (("--redirect-uri", "https://mail.example.com/callback"), "twice"),
+        (("--landing", "javascript:alert(1)"), "--landing: "),
+        (("--display-name", "a\x1bb"), "--display-name: "),
+    ):
+        done = ready.run(*add, *wrong)
+        assert (done.returncode, done.stdout) == (Exit.USAGE, ""), wrong
+        assert words in done.stderr
     assert ready.run(*add, "--group", "nothing").returncode == Exit.FAILURE
     assert ready.json("client", "list") == []
     ready.ok(*add)

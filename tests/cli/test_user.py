@@ -16,6 +16,7 @@ import trio
 
 from kiwi_id.bootstrap import open_kanidm
 from kiwi_id.cli.qr import qr_lines
+from kiwi_id.cli.shared import table
 from kiwi_id.errors import Exit
 from kiwi_id.kanidm.rest import CredentialUpdate, KanidmRefused
 from tests.bootstrap import conftest
@@ -88,6 +89,40 @@ def test_names_that_are_taken_or_missing(ready: World) -> None:
         assert words in done.stderr
     for name in ("../self", "a/b", "-x", "d?ra", "", "a b"):
         assert ready.run("user", "show", "--", name).returncode == Exit.USAGE
+
+
+def test_what_kanidm_would_refuse_in_codes(ready: World) -> None:
+    """A name, a mail address or a text that Kanidm does not take is told in words, with what is allowed; so is one in use."""
+    for arguments, words in (
+        (("0num",), "beginning with a letter"),
+        (("bob@id.example.com",), "beginning with a letter"),
+        (("bob", "--mail", "nobody"), '--mail: found "nobody"'),
+        (("bob", "--mail", "b@example.com", "--mail", "b@example.com"), "twice"),
+        (("bob", "--display-name", "B\x1b[2Jb"), "--display-name: "),
+    ):
+        done = ready.run("user", "add", *arguments)
+        assert (done.returncode, done.stdout) == (Exit.USAGE, ""), arguments
+        assert words in done.stderr
+        assert done.stderr.removesuffix("\n").isprintable()
+    ready.ok("user", "add", "anna", "--mail", "a@example.com")
+    done = ready.run("user", "add", "bob", "--mail", "a@example.com")
+    assert (done.returncode, done.stdout) == (Exit.FAILURE, "")
+    assert "Something else in Kanidm has that name or mail address already" in done.stderr
+    assert [user["name"] for user in ready.json("user", "list")] == ["anna"]
+
+
+def test_a_name_that_the_terminal_cannot_show(ready: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the C locale without Python's UTF-8 mode, a list is a list all the same."""
+    ready.ok("user", "add", "zoe", "--display-name", "Zoë")
+    for name, value in (("LC_ALL", "C"), ("PYTHONUTF8", "0"), ("PYTHONCOERCECLOCALE", "0")):
+        monkeypatch.setenv(name, value)
+    assert "Zo\\u00eb" in ready.ok("user", "list")
+
+
+def test_columns_of_wide_characters() -> None:
+    """A column is as wide as a terminal shows it: two for a character of East Asia, none for an accent by itself."""
+    lines = table(("A", "B"), [("田中", "x"), ("e\u0301", "y"), ("abcd", "z")])
+    assert lines == ["A     B", "田中  x", "e\u0301     y", "abcd  z"]
 
 
 def test_a_reset_link(ready: World) -> None:
