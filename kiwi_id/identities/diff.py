@@ -16,6 +16,7 @@ from kiwi_id.identities.withhold import Held, withhold
 Action = Literal["remove", "rename", "adopt", "create", "change"]
 # Removing comes first: a name or address that is given up may be wanted by what is made in the same run.
 ORDER: tuple[Action, ...] = ("remove", "adopt", "rename", "create", "change")
+_TABLES: dict[Kind, str] = {"person": "persons", "group": "groups", "service_account": "service_accounts", "client": "clients"}
 FEW = 10
 """So many entries may be removed in one apply, or a fifth of what is ours; for more a person must be there."""
 
@@ -240,9 +241,10 @@ def _over(have: Policy | None, want: Policy | None) -> Policy | None:
 def _check(wanted: Identities, have: Identities, found: Found, there: frozenset[str] | set[str]) -> None:
     problems: list[Problem] = []
 
-    def refuse(entry: Entry, key: str, what: str, allowed: str, fix: str) -> None:
-        where = wanted.places.get(entry.name, "the state file")
-        problems.append(Problem(where, f"{entry.name}.{key}", what, allowed, fix))
+    def refuse(kind: Kind, entry: Entry, key: str, what: str, allowed: str, fix: str) -> None:
+        whole = f"{_TABLES[kind]}.{entry.name}.{key}"
+        where = wanted.lines.get(whole) or wanted.places.get(entry.name, "the state file")
+        problems.append(Problem(where, whole, what, allowed, fix))
 
     for kind in KINDS:
         for entry in wanted.of(kind).values():
@@ -250,18 +252,18 @@ def _check(wanted: Identities, have: Identities, found: Found, there: frozenset[
                 exists = wanted.kind_of(name) is not None or name in there
                 is_group = name in wanted.groups or (name in have.groups and wanted.kind_of(name) is None)
                 if not exists:
-                    refuse(entry, key, f"'{name}'", "names that the state file or Kanidm has", "")
+                    refuse(kind, entry, key, f"'{name}'", "names that the state file or Kanidm has", "")
                 elif must_be_group and not is_group:
-                    refuse(entry, key, f"'{name}', which is no group", "a group", "")
+                    refuse(kind, entry, key, f"'{name}', which is no group", "a group", "")
     for name, client in wanted.clients.items():
         before = have.clients.get(name)
         if before is not None and before.type != client.type:
             fix = "Kanidm cannot change it. Remove the client (kiwi-id client remove), then apply; its secret will be another."
-            refuse(client, "type", f'"{client.type}", and Kanidm has a {before.type} one', f'"{before.type}"', fix)
+            refuse("client", client, "type", f'"{client.type}", and Kanidm has a {before.type} one', f'"{before.type}"', fix)
     for name, group in wanted.groups.items():
         if name in found.builtin and (group.description or group.managed_by or group.mail or group.posix):
             fix = "Leave description, managed_by, mail and posix out."
-            refuse(group, "adopt", "one of Kanidm's own groups with more than that", "members and policy", fix)
+            refuse("group", group, "adopt", "one of Kanidm's own groups with more than that", "members and policy", fix)
     if problems:
         raise ConfigError(problems)
 

@@ -24,6 +24,7 @@ _MAKE = {"person": Person, "group": Group, "service_account": ServiceAccount, "c
 class _Gathered:
     entries: dict[Kind, dict[str, Entry]] = field(default_factory=lambda: {kind: {} for kind in _MAKE})  # type: ignore[misc]
     places: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, str] = field(default_factory=dict)
     wishes: list[tuple[str, str, str, str]] = field(default_factory=list)
     """Members by their own table: group, member, place, key."""
     adopt: set[str] = field(default_factory=set)
@@ -41,7 +42,10 @@ def files_of(path: Path, *, missing_ok: bool = False) -> list[Path]:
             found = sorted(path.glob("*.toml"))
         else:
             beside = path.with_suffix(".d")
-            found = [*([path] if path.exists() else []), *(sorted(beside.glob("*.toml")) if beside.is_dir() else [])]
+            more = sorted(beside.glob("*.toml")) if beside.is_dir() else [beside] if beside.is_symlink() else []
+            # A link to nothing is no absence: with prune, all that is in that file would go.
+            here = path.is_symlink() or path.exists()
+            found = [*([path] if here else []), *more]
     except OSError as error:  # a directory on the way that this user may not enter
         reason = (error.strerror or str(error)).lower()
         raise ConfigError([Problem(str(path), "", reason, "a state file, or a directory of them, that can be read", "")]) from None
@@ -57,10 +61,17 @@ def load(path: Path) -> Identities:
     problems: list[Problem] = []
     for file in files_of(path):
         try:
-            texts.append((file, read_file(file).decode("utf-8")))
+            text = read_file(file).decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            found = error.strerror or str(error) if isinstance(error, OSError) else "bytes that are not UTF-8"
+            found = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "bytes that are not UTF-8"
+            if file.is_symlink() and isinstance(error, FileNotFoundError):
+                found = "a symbolic link to nothing"
             problems.append(Problem(str(file), "", found, "a readable TOML file in UTF-8", ""))
+            continue
+        if text.startswith("\ufeff"):
+            fix = "Save it as UTF-8 without that mark."
+            problems.append(Problem(f"{file}:1", "", "a byte order mark (BOM) before the text", "TOML", fix))
+        texts.append((file, text.removeprefix("\ufeff")))
     return parse(texts, problems)
 
 
@@ -69,7 +80,9 @@ def parse(texts: list[tuple[Path, str]], problems: list[Problem] | None = None) 
     gathered = _Gathered(problems=list(problems or []))
     for file, text in texts:
         try:
-            _read(toml.parse(text, file), toml.line_numbers(text), file, gathered)
+            lines = toml.line_numbers(text)
+            _read(toml.parse(text, file), lines, file, gathered)
+            gathered.lines |= {key: f"{file}:{line}" for key, line in lines.items()}
         except ConfigError as error:
             gathered.problems += error.problems
     # A person's groups and a group's members are one relation; a name that is no group of the files is a typo, more often than not.
@@ -93,6 +106,7 @@ def parse(texts: list[tuple[Path, str]], problems: list[Problem] | None = None) 
         prune=gathered.prune is not None and gathered.prune[1],
         adopt=frozenset(gathered.adopt),
         places=gathered.places,
+        lines=gathered.lines,
     )
 
 
@@ -103,6 +117,8 @@ def _with_members(group: Group, members: set[str]) -> Group:
 def _read(table: dict[str, Any], lines: dict[str, int], file: Path, gathered: _Gathered) -> None:
     def refuse(key: str, found: str, allowed: str, fix: str = "") -> None:
         line = next((lines[part] for part in _prefixes(key) if part in lines), None)
+        if line is None:  # a table that is there only through those in it
+            line = next((number for name, number in lines.items() if name.startswith(f"{key}.")), None)
         gathered.problems.append(Problem(f"{file}:{line}" if line else str(file), key, found, allowed, fix))
 
     for name, value in table.items():
@@ -117,7 +133,9 @@ def _read(table: dict[str, Any], lines: dict[str, int], file: Path, gathered: _G
             gathered.prune = (str(file), prune)
         elif name not in TABLES:
             close = difflib.get_close_matches(name, [*TABLES, "prune"], n=1, cutoff=0.5)
-            refuse(name, "an unknown key", ", ".join(["prune", *TABLES]), f"Did you mean '{close[0]}'?" if close else "")
+            told = f"[{close[0]}.{next(iter(value))}]" if close and isinstance(value, dict) and value else "".join(close)
+            fix = f"Did you mean {told if told.startswith('[') else repr(told)}?" if close else ""
+            refuse(name, "an unknown key", ", ".join(["prune", *TABLES]), fix)
         elif not isinstance(value, dict) or not all(isinstance(inner, dict) for inner in value.values()):
             refuse(name, values.shown(value), f"tables such as [{name}.NAME]")
         else:
@@ -141,7 +159,7 @@ def _entry(
         return
     gathered.places[name] = place
     fields = FIELDS[kind]
-    for unknown in table.keys() - fields.keys():
+    for unknown in [name for name in table if name not in fields]:
         refuse(f"{key}.{unknown}", "an unknown key", "", _hint(kind, unknown, fields))
     found: dict[str, Any] = {}
     good = True

@@ -122,7 +122,8 @@ Entry = Person | Group | ServiceAccount | Client
 class Identities:
     """Everything of a state file, by name; names are unique over all kinds, as they are in Kanidm.
 
-    ``adopt`` names entries that may be taken over, ``places`` says where each entry is written (``file:line``).
+    ``adopt`` names entries that may be taken over, ``places`` says where each entry is written (``file:line``), ``lines`` the same
+    of each key by its whole name (``groups.staff.members``).
     """
 
     persons: Mapping[str, Person] = field(default_factory=dict)
@@ -132,6 +133,7 @@ class Identities:
     prune: bool = False
     adopt: frozenset[str] = frozenset()
     places: Mapping[str, str] = field(default_factory=dict)
+    lines: Mapping[str, str] = field(default_factory=dict)
 
     def of(self, kind: Kind) -> Mapping[str, Entry]:
         """Return the entries of one kind, by name."""

@@ -243,15 +243,16 @@ async def test_references_to_nothing(kanidm: Kanidm) -> None:
     with pytest.raises(ConfigError) as error:
         await make(kanidm, state(text))
     first, second = error.value.problems
-    assert (first.where, first.key, first.found) == ("/etc/kiwi/identities.toml:1", "g.members", "'nobody'")
-    assert (second.key, second.found) == ("c.scopes", "'admin', which is no group")
+    assert (first.where, first.key, first.found) == ("/etc/kiwi/identities.toml:2", "groups.g.members", "'nobody'")
+    assert (second.where, second.key) == ("/etc/kiwi/identities.toml:5", "clients.c.scopes")
+    assert second.found == "'admin', which is no group"
     assert await kanidm.get("group", "g") is None
 
 
 async def test_a_client_keeps_its_type(kanidm: Kanidm) -> None:
     """Kanidm cannot make a basic client public; the words say what can be done."""
     await make(kanidm, state("[clients.c]\nlanding = 'https://c.example.com/'"))
-    with pytest.raises(ConfigError, match=r"c\.type: found .public., and Kanidm has a basic one.*client remove"):
+    with pytest.raises(ConfigError, match=r"clients\.c\.type: found .public., and Kanidm has a basic one.*client remove"):
         await make(kanidm, state("[clients.c]\nlanding = 'https://c.example.com/'\ntype = 'public'"))
 
 

@@ -26,7 +26,10 @@ def problems(text: str) -> list[str]:
     [
         ("[persons.Alice]", 'identities.toml:1: persons.Alice: found "Alice" (string); allowed: a name of up to 64 of a-z'),
         ("[persons.kiwi_id]", "Kiwi ID keeps this one for itself"),
-        ("[person.alice]", "service_accounts, clients. Did you mean 'persons'?"),
+        (
+            "[person.alice]",
+            "allowed: prune, persons, groups, service_accounts, clients. Did you mean [persons.alice]?",
+        ),
         ("[persons.a]\nemail = []", "identities.toml:2: persons.a.email: found an unknown key. Did you mean 'mail'?"),
         ("[persons.a]\nmail = ['x']", 'persons.a.mail: found "x" (string); allowed: a mail address'),
         ("[persons.a]\nmail = ['x@y', 'x@y']", 'found "x@y" (string) twice; allowed: each once'),
@@ -72,6 +75,8 @@ def test_words(text: str, words: str) -> None:
 
 def test_all_at_once() -> None:
     """Every mistake of a file is told, not the first only."""
+    found = problems("[persons.a]\nzoo = 3\nape = 1\nnot = 2\nbee = 4")
+    assert [text.split(":")[1] for text in found] == ["2", "3", "4", "5"]
     assert len(problems("[persons.a]\nmail = 3\nshoe = 1\n[clients.c]\nlanding = 7\n[persons.B]\n")) == 4
 
 
@@ -102,8 +107,27 @@ def test_a_directory_by_itself(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_bytes(b"\xff")
     with pytest.raises(ConfigError, match=r"b\.toml: found bytes that are not UTF-8"):
         load(tmp_path)
+    (tmp_path / "b.toml").write_bytes(b"\xef\xbb\xbf[persons.bob]\n")
+    with pytest.raises(ConfigError, match=r"b\.toml:1: found a byte order mark \(BOM\)"):
+        load(tmp_path)
     (tmp_path / "b.toml").write_text("[persons.bob]\n")
     assert set(load(tmp_path).persons) == {"alice", "bob"}
+
+
+def test_a_link_to_nothing(tmp_path: Path) -> None:
+    """A main file that is a link to nothing is an error: skipped, with prune, it would remove everybody who is in it."""
+    main, more = tmp_path / "identities.toml", tmp_path / "identities.d"
+    more.mkdir()
+    (more / "a.toml").write_text("prune = true\n[persons.bob]\n")
+    main.symlink_to(tmp_path / "gone.toml")
+    with pytest.raises(ConfigError, match=r"identities\.toml: found a symbolic link to nothing"):
+        load(main)
+    main.unlink()
+    (more / "a.toml").rename(main)
+    more.rmdir()
+    more.symlink_to(tmp_path / "gone.d")
+    with pytest.raises(ConfigError, match=r"identities\.d: found a symbolic link to nothing"):
+        load(main)
 
 
 def test_normal_forms() -> None:
