@@ -30,6 +30,7 @@ def look(config: Config, server: ServerToml | None, parts: Mapping[str, Any], no
     yield from _limits(config)
     yield from _keys(config, parts["keys"], now)
     yield from _readable(config, server, parts["backup"])
+    yield from _changeable(config, uid)
     if config.log_level == "trace":
         fix = 'Set log_level = "info" when you have seen what you were looking for.'
         yield Notice("warning", "log_level", "log_level is trace: the log grows fast, and tells what people do step by step", fix)
@@ -121,6 +122,23 @@ def _readable(config: Config, server: ServerToml | None, backup: Mapping[str, An
     for what, file in files.items():
         if file is not None and _world_readable(file):
             yield Notice("warning", "world_readable", f"every user of this machine can read {what}", f"chmod o= {file}")
+
+
+def _changeable(config: Config, uid: int) -> Iterator[Notice]:
+    """Yield what Kiwi ID's own user can change and root goes by: config.toml names programs that root's commands run."""
+    if uid == 0 or os.geteuid() != 0:
+        return
+    for file in (config.path, config.upstream_config):
+        try:
+            owners = {file.stat().st_uid, file.parent.stat().st_uid}
+        except OSError:
+            continue
+        if uid in owners:
+            text = (
+                f"Kiwi ID's own user can change {file.name}, and root goes by it: who breaks into Kiwi ID has root's next command"
+            )
+            fix = f"chown root {file} && chown root {file.parent} && chmod 1775 {file.parent} (systemd/README.md)"
+            yield Notice("warning", "changeable", text, fix)
 
 
 def _world_readable(file: Path) -> bool:

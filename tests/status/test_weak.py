@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import os
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -162,3 +163,18 @@ def test_a_disk_that_fills(world: World, free: int, database: int, warned: bool)
     parts = files.look(world.config, world.server, NOW)
     parts["disk"] = {"path": "/d", "free": free << 20, "total": 1 << 40, "database": database << 20}
     assert ("disk" in [notice.code for notice in notices.of_files(parts)]) is warned
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+@pytest.mark.parametrize("whose", ["config.toml", "."])
+def test_settings_that_kiwi_id_s_user_can_change(world: World, whose: str) -> None:
+    """Root goes by them: they are root's, and so is their directory, in which others can replace only what is theirs."""
+    path = world.config.path.parent / whose
+    try:
+        os.chown(path, 1000, -1)
+        assert world.codes(uid=1000) == ["changeable"]
+        assert world.codes(uid=0) == []
+        assert world.codes(uid=1001) == []
+    finally:
+        os.chown(path, 0, -1)
+    assert world.codes(uid=1000) == []
