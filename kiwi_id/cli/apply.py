@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     instance = config.load(config.config_path(args.config))
     server = server_toml.load(instance.upstream_config)
     wanted = load(plan.state_file(args, instance))
+    wish = plan.wish(args, wanted)
     bar = _Bar()
     colour = plan.coloured()
 
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     async def apply() -> tuple[Difference, list[Done]]:
         async with service.session(instance, server, recover=args.recover) as kanidm:
-            return await service.make_so(kanidm, wanted, plan.wish(args), report)
+            return await service.make_so(kanidm, wanted, wish, report)
 
     try:
         with service.exclusive(instance, patience=PATIENCE, waits=lambda: sys.stderr.write(WAITING)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING
 from kiwi_id import config
 from kiwi_id.cli import add_config_option
 from kiwi_id.config import Config
-from kiwi_id.errors import Exit
+from kiwi_id.errors import ConfigError, Exit, Problem
 
 if TYPE_CHECKING:
     from kiwi_id.identities.diff import Difference
+    from kiwi_id.identities.model import Identities
     from kiwi_id.identities.service import Wish
 
 CHANGES = 2
@@ -55,10 +57,18 @@ def add_session_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recover", action="store_true", help=text)
 
 
-def wish(args: argparse.Namespace) -> Wish:
-    """Return what the command line adds to the file."""
+def wish(args: argparse.Namespace, wanted: Identities) -> Wish:
+    """Return what the command line adds to the file. Raises ConfigError for a name to adopt that the file does not have."""
     from kiwi_id.identities.service import Wish  # noqa: PLC0415
 
+    problems = []
+    for name in args.adopt:
+        if wanted.kind_of(name) is None:
+            close = difflib.get_close_matches(name, wanted.places, n=1)
+            fix = f"Did you mean '{close[0]}'?" if close else "Write what it is to be into the file first."
+            problems.append(Problem("--adopt", "", f"'{name}'", "names that the state file has", fix))
+    if problems:
+        raise ConfigError(problems)
     return Wish(args.prune, frozenset(args.adopt), args.adopt_all, getattr(args, "remove_many", False))
 
 
@@ -79,9 +89,11 @@ def run(args: argparse.Namespace) -> int:
     server = server_toml.load(instance.upstream_config)
     wanted = load(state_file(args, instance))
 
+    wished = wish(args, wanted)
+
     async def plan() -> Difference:
         async with service.session(instance, server, recover=args.recover) as kanidm:
-            return (await service.compare(kanidm, wanted, wish(args)))[0]
+            return (await service.compare(kanidm, wanted, wished))[0]
 
     difference = trio.run(plan)
     if args.recover:

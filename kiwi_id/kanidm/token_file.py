@@ -35,6 +35,9 @@ def read_token(file: Path) -> str | None:
         found = error.strerror or str(error) if isinstance(error, OSError) else "bytes that are no token"
         raise NotBootstrapped(str(Problem(str(file), "", found, _ALLOWED, ""))) from None
     if stat.S_IMODE(mode) & 0o077:
-        fix = f"Others may have read it: revoke it (kiwi-id bootstrap --recover --revoke-others), or chmod 600 {file}."
+        fix = (
+            "Others may have read it: revoke it (kiwi-id bootstrap --ask-password --revoke-others; with --recover in place of "
+            f"--ask-password when nobody has the password of idm_admin), or chmod 600 {file}."
+        )
         raise NotBootstrapped(str(Problem(str(file), "", f"mode {stat.S_IMODE(mode):04o}", _ALLOWED, fix)))
     return text or None

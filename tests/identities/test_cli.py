@@ -70,7 +70,10 @@ def test_what_is_not_ours(ready: World) -> None:
     assert plan.stdout.startswith(
         "! readers  left alone: Kanidm has it, and Kiwi ID did not make it. To take it over: --adopt readers"
     )
+    assert "as the state file says" not in plan.stdout
     assert ready.run("apply").returncode == Exit.FAILURE
+    typo = ready.run("apply", "--adopt", "reader")
+    assert (typo.returncode, "Did you mean 'readers'?" in typo.stderr) == (Exit.CONFIG, True)
     assert ready.ok("apply", "--adopt", "readers").splitlines()[0].startswith("= group readers")
     assert ready.ok("plan") == "Kanidm is as the state file says.\n"
     write(ready, "")
@@ -78,6 +81,15 @@ def test_what_is_not_ours(ready: World) -> None:
     assert ready.run("plan", "--prune").returncode == 2
     assert ready.ok("apply", "--prune").startswith("- group readers")
     assert [group["name"] for group in ready.json("group", "list")] == [MARK_GROUP]
+
+
+def test_accounts_of_kanidms_own(ready: World) -> None:
+    """Of a name that only Kanidm's own account may have, nobody is told to take it over."""
+    write(ready, "[persons.admin]\n[persons.anonymous]\n[service_accounts.idm_admin]\n")
+    plan = ready.run("plan")
+    assert plan.returncode == Exit.FAILURE
+    assert plan.stdout.count("an account of its own of that name. Choose another name") == 3
+    assert "adopt" not in plan.stdout
 
 
 def test_export_to_another_instance(ready: World, command: tuple[str, ...]) -> None:
