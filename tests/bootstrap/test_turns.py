@@ -79,7 +79,7 @@ def test_an_apply_waits_for_another_and_says_so() -> None:
             os.close(descriptor)
 
 
-def test_without_patience_it_is_refused(tmp_path: Path) -> None:
+def test_without_patience_it_is_refused() -> None:
     """At a start or reload the provisioner tries again by itself: exit code 69 says that this may help."""
     with made(STAND_IN) as world, service.exclusive(world.config):
         with pytest.raises(service.AnotherApply) as refused, service.exclusive(world.config):
