@@ -56,7 +56,9 @@ def table(findings: list[Finding], *, width: int, colour: bool) -> str:
     count = Counter(finding.status for finding in findings)
     lines.append("")
     warnings = f"{count['warning']} warning{'' if count['warning'] == 1 else 's'}"
-    if count["wrong"]:
+    if any(finding.area == "rights" for finding in findings):
+        lines.append("Nothing can be said of a start.")
+    elif count["wrong"]:
         lines.append(f"{count['wrong']} wrong, {warnings}: Kiwi ID would not start.")
     else:
         lines.append(f"Nothing wrong, {warnings}: Kiwi ID can start.")

@@ -45,6 +45,31 @@ def who_can_read(path: Path) -> str:
     return ", ".join(words) or "nobody"
 
 
+def is_stranger(config: Config) -> bool:
+    """Tell whether we are nobody to an instance: we may neither read its signing key nor write where it runs.
+
+    What such a user cannot see says nothing about the instance. Kiwi ID's own user can do one of both even when the other is wrong.
+    """
+    return os.geteuid() != 0 and is_closed(config.jwt_private_key) and is_closed(config.runtime_dir, os.W_OK)
+
+
+def refusal(what: str) -> str:
+    """Say that we may not look at something; nothing else that we could see would be true of it."""
+    user = user_name(os.geteuid())
+    return f"{what} cannot be looked at as this user ({user}): run this as root, or as the user that Kiwi ID runs as"
+
+
+def is_closed(path: Path, wanted: int = os.R_OK) -> bool:
+    """Tell whether this user may not do ``wanted`` with what is there, or may not see whether it is there."""
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, wanted)
+
+
 def user_name(uid: int) -> str:
     """Return a user's name, or the number when it has none."""
     try:

@@ -53,8 +53,11 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
     try:
         instance = config.load(file)
     except ConfigError as error:
-        return _wrong("config", error.problems)
+        closed = os.geteuid() != 0 and access.is_closed(file)
+        return [Finding("rights", "wrong", access.refusal(str(file)))] if closed else _wrong("config", error.problems)
     findings = [Finding("config", "ok", f"{file}")]
+    if access.is_stranger(instance):
+        return [*findings, Finding("rights", "wrong", access.refusal("kanidmd, keys, state file, ports and directories"))]
     server, problems, warned = server_toml.examine(instance.upstream_config, instance)
     ok = f"{server.path}: domain {server.domain}, origin {server.origin}" if server else ""
     findings += _report("server.toml", problems, warned, ok)

@@ -42,7 +42,7 @@ def make(file: Path, answer: dict[str, Any] | None, now: datetime | None = None,
     told_already = [row for row in told.get("client_secrets", {}).get("problems", ()) if row not in provisioning["mistakes"]]
     findings = checks.check(file, allow_untested=True)
     findings = [one for one in findings if one.problem is None or one.problem.as_dict() not in told_already]
-    found += notices.of_findings(findings, running=answer is not None)
+    found += notices.of_findings(findings, running=answer is not None, denied=denied)
     version = upstream.get("version") or ""
     try:
         settings = config.load(file)

@@ -18,11 +18,13 @@ from kiwi_id.config import Config
 from kiwi_id.errors import KiwiError
 from kiwi_id.identities import word
 from kiwi_id.instance import certs
+from kiwi_id.instance.access import is_stranger
 from kiwi_id.issuer.keys import PUBLISH_AHEAD, RETIRED_LIFETIME, KeyState, load
 from kiwi_id.kanidm.server_toml import ServerToml
 from kiwi_id.provisioner import mistakes_of
 
 Part = dict[str, Any]
+_CLOSED: Part = {"error": "cannot be looked at as this user"}
 _CLOCKS = timedelta(minutes=5)  # a clock that was set right since is no reason to doubt
 
 
@@ -30,9 +32,9 @@ def look(config: Config, server: ServerToml | None, now: datetime) -> dict[str, 
     """Return the parts by name; ``server`` is None when server.toml cannot be used. Never raises KiwiError or OSError."""
     return {
         "domain": server.domain if server else None,
-        "keys": _guarded(lambda: keys(config, now)),
+        "keys": _CLOSED if is_stranger(config) else _guarded(lambda: keys(config, now)),
         "certificates": certificates(config, server, now),
-        "backup": _guarded(lambda: backup(config, server, now)),
+        "backup": _CLOSED if is_stranger(config) else _guarded(lambda: backup(config, server, now)),
         "disk": _guarded(lambda: disk(server)),
         "account": {"token_file": str(config.kanidm_token), "token": _exists(config.kanidm_token)},
         "identities": {

@@ -179,10 +179,13 @@ def _time(backup: Mapping[str, Any]) -> str:
     return f"{hours:g} h" if hours < 48 else f"{hours / 24:g} days"
 
 
-def of_findings(findings: list[Finding], *, running: bool) -> Iterator[Notice]:
-    """Yield what ``kiwi-id check`` finds: what would stop the next start, and its warnings."""
+def of_findings(findings: list[Finding], *, running: bool, denied: bool) -> Iterator[Notice]:
+    """Yield what ``kiwi-id check`` finds: what would stop the next start, and its warnings; ``denied``: who asks may not look."""
     for finding in findings:
-        if finding.status != "ok":
+        if finding.area == "rights":
+            if not denied:  # else it is told already
+                yield Notice("warning", "check_rights", finding.message, "")
+        elif finding.status != "ok":
             problem = finding.problem
             text = (
                 finding.message

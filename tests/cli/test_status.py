@@ -206,6 +206,19 @@ def test_one_that_does_not_answer_is_not_said_to_be_gone(kiwi: Kiwi) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, check=False)
     assert done.returncode == 69, done.stderr
     assert " ! this user may not ask Kiwi ID how it is" in done.stdout.splitlines()
+    for false in ("is refused", "Restore it", "owner or mode", "in use"):
+        assert false not in done.stdout
+    argv[argv.index("status")] = "check"
+    done = subprocess.run([*argv, "--json"], capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, check=False)
+    assert done.returncode == Exit.CONFIG, done.stderr
+    (wrong,) = [finding for finding in json.loads(done.stdout)["findings"] if finding["status"] != "ok"]
+    assert wrong["area"] == "rights"
+    assert "cannot be looked at as this user (daemon): run this as root, or as the user that Kiwi ID runs as" in wrong["message"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, check=False)
+    assert done.stdout.endswith("\nNothing can be said of a start.\n")
+    kiwi.config.parent.chmod(0o700)
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE, check=False)
+    assert f"{kiwi.config} cannot be looked at as this user (daemon)" in re.sub(r"\s+", " ", done.stdout)
 
 
 def test_a_broken_config_leaves_what_runs_to_be_told(kiwi: Kiwi) -> None:
