@@ -62,10 +62,10 @@ def check(file: Path, *, allow_untested: bool = False, now: datetime | None = No
     ok = f"{server.path}: domain {server.domain}, origin {server.origin}" if server else ""
     findings += _report("server.toml", problems, warned, ok)
     findings += _binary(instance, server, allow_untested)
-    private, public = instance.jwt_private_key, instance.jwt_public_key
-    findings += _report("signing keys", *_signing_keys(instance), f"{private}, {public.name}")
+    findings += _report("signing keys", *_signing_keys(instance), f"{instance.jwt_private_key}, {instance.jwt_public_key.name}")
     if instance.tls_cert and instance.tls_key:
-        findings += _tls("listener TLS", instance.tls_cert, instance.tls_key, now)
+        shared = server and instance.tls_cert == server.tls_chain  # which is renewed at a start
+        findings += _tls("listener TLS", instance.tls_cert, instance.tls_key, now, pinned=bool(shared))
     if server:
         findings += _tls("upstream TLS", server.tls_chain, server.tls_key, now, pinned=True)
     if instance.forward_auth_client and server:
