@@ -11,6 +11,7 @@ A port is chosen here and bound by another program a moment later: nobody may ta
 
 from __future__ import annotations
 
+import atexit
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,3 +72,9 @@ def _claim(name: str) -> bool:
 
 
 _PORTS = _claimed()
+
+
+@atexit.register
+def _give_back() -> None:
+    for held in _claims:  # else Python warns of each at its end
+        held.close()
