@@ -193,7 +193,8 @@ async def _claims(kanidm: Kanidm, key: str, one: Change, resolve: Resolve) -> No
         for group in sorted({*before.values, *after.values}, key=lambda group: (group not in after.values, group)):
             if before.values.get(group) != after.values.get(group):
                 await entries.set_claim(kanidm, key, name, resolve(group), sorted(after.values.get(group, ())))
-        if name in one.after and before.join != after.join:
+        # A claim that lost its last group with the group shows no more, and may be joined as it was before all the same.
+        if name in one.after and (name not in one.before or before.join != after.join):
             await entries.set_claim_join(kanidm, key, name, after.join)
 
 

@@ -249,6 +249,15 @@ async def test_references_to_nothing(kanidm: Kanidm) -> None:
     assert await kanidm.get("group", "g") is None
 
 
+async def test_a_claim_whose_groups_went(kanidm: Kanidm) -> None:
+    """A claim that lost its last group when that was removed is joined as the file says when it comes back with another."""
+    text = "prune=true\n[groups.%s]\n[clients.c]\nlanding='https://c.example.com/'\nclaims={r={join='%s',values={%s=['v']}}}"
+    for group, join in (("a", "ssv"), ("b", "array"), ("d", "csv")):
+        wanted = state(text % (group, join, group))
+        assert not [done.refused for done in await make(kanidm, wanted) if done.refused]
+        assert (await difference(kanidm, wanted)).steps == ()
+
+
 async def test_a_client_keeps_its_type(kanidm: Kanidm) -> None:
     """Kanidm cannot make a basic client public; the words say what can be done."""
     await make(kanidm, state("[clients.c]\nlanding = 'https://c.example.com/'"))
