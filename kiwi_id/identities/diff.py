@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -111,7 +111,7 @@ def diff(
                 foreign[name] = why_not(name, kind, kind, ours=odd)
             else:
                 meant.append((kind, entry, before))
-    _check(wanted, have, found, names.keys() - freed)
+    _check(wanted, have, found, names.keys() - freed, foreign.keys())
     # Who is not the one that is meant gets nothing that was meant for that one.
     withheld = foreign.keys() | {name for name in who.odd if wanted.kind_of(name) is None}
     held: list[Held] = []
@@ -238,7 +238,7 @@ def _over(have: Policy | None, want: Policy | None) -> Policy | None:
     return replace(have or Policy(), **said) if said else have
 
 
-def _check(wanted: Identities, have: Identities, found: Found, there: frozenset[str] | set[str]) -> None:
+def _check(wanted: Identities, have: Identities, found: Found, there: Set[str], alone: Set[str]) -> None:
     problems: list[Problem] = []
 
     def refuse(kind: Kind, entry: Entry, key: str, what: str, allowed: str, fix: str) -> None:
@@ -257,7 +257,7 @@ def _check(wanted: Identities, have: Identities, found: Found, there: frozenset[
                     refuse(kind, entry, key, f"'{name}', which is no group", "a group", "")
     for name, client in wanted.clients.items():
         before = have.clients.get(name)
-        if before is not None and before.type != client.type:
+        if before is not None and before.type != client.type and name not in alone:
             fix = "Kanidm cannot change it. Remove the client (kiwi-id client remove), then apply; its secret will be another."
             refuse("client", client, "type", f'"{client.type}", and Kanidm has a {before.type} one', f'"{before.type}"', fix)
     for name, group in wanted.groups.items():

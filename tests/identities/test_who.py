@@ -199,6 +199,13 @@ claims = { role = { values = { byhand = ["admin"], staff = ["user"] } }, rank = 
     assert MARK_GROUP not in await members(kanidm, "staff")
 
 
+async def test_a_client_of_another_type_that_is_not_ours(kanidm: Kanidm) -> None:
+    """A client by hand of a name of the file is left alone whatever its type, and the rest of the file is done."""
+    await kanidm.create_client("app", "By hand", "https://app.example.com/")
+    left = await applied(kanidm, "[persons.alice]\n[clients.app]\ntype = 'public'\nlanding = 'https://app.example.com/'")
+    assert (left.steps, set(left.foreign)) == ((), {"app"})
+
+
 async def test_what_was_given_to_it_before_stays(kanidm: Kanidm) -> None:
     """A membership that a hand has given to an entry of a hand is neither taken nor told as to give."""
     await make(kanidm, state("[groups.staff]"))
